@@ -1,0 +1,151 @@
+"""Every interface of the project: the first page to read.
+
+An *interceptor* sees, and may change or answer, the exchanges of one job. A *plug-in* makes one for each job.
+The order is the order in the configuration, the same on the way in and on the way out.
+
+For one exchange the hooks are called in this order, each only where `IInterceptor.wants` named its stage::
+
+    started
+    request_head            (all interceptors, then)
+    request_json            the request goes to the engine
+    response_head
+    response_json | response_line … | stream_data …
+    finished                exactly once, whatever happened
+
+`request_head`, `request_json` and `response_json` decide: they are coroutines, the exchange waits for them, and a
+time limit (``limits.interceptor-seconds``) holds for each. The others are told: they must return at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from zope.interface import Attribute, Interface
+
+from docker_tracker.engine.document import Document
+from docker_tracker.engine.operation import Operation
+from docker_tracker.exchange import Answer, Exchange, Outcome, Stage
+from docker_tracker.http1.head import RequestHead, ResponseHead
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+
+class IInterceptorPlugin(Interface):
+    """Found with ``twisted.plugin`` in the packages under `docker_tracker.plugins`; makes interceptors."""
+
+    name: str = Attribute("What the configuration calls it: lower case, digits and dashes.")
+    settings: type = Attribute("An attrs class; built from the TOML table [interceptor.NAME], dashes read as _.")
+
+    def build(settings: Any, job: IJob, daemon: IDaemon) -> IInterceptor:
+        """Return the interceptor of a job; called once, when the job is made.
+
+        :param settings: An instance of `settings`.
+        :raises docker_tracker.errors.ConfigurationError: it cannot work so; the daemon does not start.
+        """
+
+
+class IInterceptor(Interface):
+    """Sees, and may change or answer, the exchanges that it asks for."""
+
+    fail_closed: bool = Attribute("True: if a hook raises or is late, the exchange is refused. False: it goes on.")
+
+    def wants(operation: Operation) -> Stage:
+        """Return the stages to be called for; asked once for each operation, when a job's plan is built."""
+
+    def started(exchange: Exchange) -> None:
+        """The request's head is in; nothing was decided. Told."""
+
+    async def request_head(exchange: Exchange, head: RequestHead) -> RequestHead | Answer | None:
+        """The head is in, no byte of it went to the engine. ``head`` bears the earlier interceptors' changes.
+
+        Return another head (a new query, say), an `Answer` in the engine's stead, or None: unchanged.
+        Framing fields (Content-Length, Transfer-Encoding) may not be changed. Raising refuses the exchange
+        (`docker_tracker.errors.RefusedError`: with its status and message), or is passed by if not `fail_closed`.
+        """
+
+    async def request_json(exchange: Exchange, document: Document) -> Document | Answer | None:
+        """The whole JSON body is in, within ``limits.json-bytes``; called only if the operation's request is JSON.
+
+        An empty body is an empty object. Return None and the original bytes are sent, not a re-dump.
+        """
+
+    def response_head(exchange: Exchange, head: ResponseHead) -> None:
+        """The final response's head is in (not a 1xx, but a 101); it was not passed on yet. Told."""
+
+    async def response_json(exchange: Exchange, document: Document) -> None:
+        """The whole JSON body of a 2xx answer is in, and is held back until this ends: here one saves, then sends.
+
+        Called only if the operation's response is JSON. The client gets the engine's own bytes. If this raises
+        and the interceptor is `fail_closed`, the client gets a 500 although the engine did what was asked.
+        """
+
+    def response_line(exchange: Exchange, document: Document) -> None:
+        """One line of a JSON stream (build, pull, events) went by; a copy, the client may have it already. Told.
+
+        Lines longer than ``limits.line-bytes``, and lines that are no JSON, are passed by.
+        """
+
+    def stream_data(exchange: Exchange, from_client: bool, data: bytes) -> None:
+        """Bytes crossed an upgraded stream; a copy. Told. Must not keep ``data`` without bound."""
+
+    def finished(exchange: Exchange, outcome: Outcome) -> None:
+        """The exchange is over. Told, exactly once, for every exchange that was `started`."""
+
+    async def stop() -> None:
+        """The job ends or the daemon stops: close files, end tasks. No hook is called afterwards."""
+
+
+class IJob(Interface):
+    """The owner of a set of clients and of all they make."""
+
+    id: str = Attribute("Random, never used again: everything selects by it.")
+    name: str = Attribute("For people; may come back.")
+
+
+class ILedger(Interface):
+    """The durable record of jobs and resources. Whatever returned is on disk; all calls keep their order.
+
+    Every method may fail with `docker_tracker.errors.LedgerError`.
+    """
+
+    def intend(job_id: str, operation: str, names: Sequence[str], kind: str) -> Awaitable[int]:
+        """Write down that a create is about to be forwarded; return the intent's number."""
+
+    def record(intent: int, kind: str, identifier: str, name: str, relation: str) -> Awaitable[None]:
+        """Write down a resource that an intent led to; ``relation`` is ``made`` or ``used``."""
+
+    def settle(intent: int, result: str) -> Awaitable[None]:
+        """Close an intent: ``done``, ``failed`` or ``unknown``."""
+
+    def removed(kind: str, identifier: str) -> Awaitable[None]:
+        """Write down that a resource exists no more."""
+
+    def resources(job_id: str, everything: bool = False) -> Awaitable[Sequence[Any]]:
+        """Return a job's resources that still exist (``everything``: removed ones, too)."""
+
+
+class IEngine(Interface):
+    """The engine, for our own calls (not for the traffic)."""
+
+    address: str = Attribute("As the configuration names it.")
+
+    def get(path: str, parameters: dict[str, str] | None = None) -> Awaitable[Any]:
+        """Return the JSON answer of a GET; None for a 404.
+
+        :raises docker_tracker.errors.EngineError: it is absent, slow, or answered another error.
+        """
+
+
+class IDaemon(Interface):
+    """What a plug-in may use of the daemon."""
+
+    clock: IReactorTime = Attribute("For delays and deadlines.")
+    settings: Any = Attribute("The effective `docker_tracker.config.Settings`.")
+    instance: str = Attribute("The ID of this installed tracker.")
+    ledger: ILedger = Attribute("Shared by all jobs.")
+    engine: IEngine = Attribute("For calls of one's own.")
+
+    def on_reopen(callback: Callable[[], None]) -> None:
+        """Have a callback called at each SIGHUP: reopen your files."""
