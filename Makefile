@@ -1,0 +1,40 @@
+# make demo: the main job, on a real engine.  make test: all tests.  Both set up what they need.
+
+PYTHON ?= python3
+VENV := .venv
+DEMO := .cache/demo
+PARTS := unit integration wheel typing lint layers docs
+
+.PHONY: test demo coverage clean $(PARTS)
+
+test: $(VENV)/.tools
+	@$(VENV)/bin/python -m tests.run
+
+$(PARTS): $(VENV)/.tools
+	@$(VENV)/bin/python -m tests.run $@
+
+coverage: $(VENV)/.tools
+	@$(VENV)/bin/python -m tests.run unit integration coverage
+
+demo: $(DEMO)/.installed
+	@$(PYTHON) -m demo $(DEMO)/bin/twistd
+
+# Debian's Python has the module venv, but not what it needs to put pip into the new environment.
+define make-environment
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || ./demo/debian-packages python3-venv
+	@test -x $(1)/bin/pip || $(PYTHON) -m venv $(1)
+endef
+
+$(VENV)/.tools: tests/requirements.txt
+	$(call make-environment,$(VENV))
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+$(DEMO)/.installed: setup.cfg pyproject.toml $(shell find docker_tracker twisted systemd -type f -not -name '*.pyc' -not -name dropin.cache)
+	@mkdir -p .cache
+	$(call make-environment,$(DEMO))
+	@$(DEMO)/bin/pip install --quiet --disable-pip-version-check --upgrade .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .cache build dist *.egg-info docs/_build .mypy_cache .ruff_cache .hypothesis .import_linter_cache .tox

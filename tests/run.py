@@ -1,0 +1,363 @@
+"""Runs the parts that ``make test`` consists of, and counts what passed.
+
+    python -m tests.run [PART...]        # without a part: all
+
+Each part is a process of its own, and a failing one does not stop the others. Two run side by side: those that need an
+engine or much time after one another, the checks of the source beside them. One private engine serves the whole run.
+
+Settings are the constants below; REQUIRE_ENGINE=1 makes it an error that there is no engine, and
+DOCKER_TRACKER_TEST_ENGINE=ADDRESS uses that one instead of a private one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType
+
+from attrs import Factory, define, field, frozen
+
+from tests.support.dockerd import EngineError, PrivateEngine, why_impossible
+from tests.support.engine import ADDRESS_VARIABLE, REQUIRE_VARIABLE
+
+ROOT = Path(__file__).resolve().parents[1]
+CACHE = ROOT / ".cache"
+COVERAGE_DATA = CACHE / "coverage"
+
+TOTAL_COVERAGE = 95.0
+"""Percent of lines and branches of the package that unit and integration tests reach together."""
+
+UNIT_COVERAGE = 98.0
+"""Percent of them in UNIT_COVERAGE_ROOMS that the unit tests reach alone."""
+
+UNIT_COVERAGE_ROOMS = ("http1", "engine", "plugins")
+
+PART_SECONDS = 1200
+"""After this time a part is killed and has failed."""
+
+RUN_VARIABLE = "DOCKER_TRACKER_TEST_RUN"
+"""Set to this run's own value for all that it starts: what still carries it at the end was left behind."""
+
+
+@frozen(kw_only=True)
+class Result:
+    """What came of one part: how many tests or checks passed, failed, were skipped, and why they were skipped."""
+
+    name: str
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    reasons: tuple[str, ...] = ()
+    output: str = ""
+    seconds: float = 0.0
+
+
+@define(kw_only=True)
+class Runner:
+    """Starts commands, kills those still running when it is stopped, and prints a part's output when it is over."""
+
+    identity: str
+    verbose: bool = False
+    _running: set[subprocess.Popen[str]] = field(factory=set, init=False)
+    _lock: threading.Lock = field(default=Factory(threading.Lock), init=False)
+
+    def run(self, *command: str, **environment: str) -> tuple[int, str]:
+        """Run a command in the project's directory.
+
+        :param environment: added to this process's own.
+        :returns: its status and its output, both streams mixed as they came. Killed after PART_SECONDS.
+        """
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), RUN_VARIABLE: self.identity, **environment}
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            text=True,
+            errors="replace",
+        )
+        with self._lock:
+            self._running.add(process)
+        try:
+            output, _ = process.communicate(timeout=PART_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output = process.communicate()[0] + f"\nkilled after {PART_SECONDS} s"
+        finally:
+            with self._lock:
+                self._running.discard(process)
+        return process.returncode, output
+
+    def stop(self) -> None:
+        """Kill what is running, with its process group."""
+        with self._lock:
+            for process in self._running:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+
+
+def tool(name: str) -> str:
+    """Give the path of a program of the virtual environment."""
+    return str(Path(sys.executable).parent / name)
+
+
+def modules(*folders: str) -> list[str]:
+    """Give the names of the test modules in folders below tests/."""
+    found = [path for folder in folders for path in sorted((ROOT / "tests" / folder).glob("test_*.py"))]
+    return [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in found]
+
+
+def trial(runner: Runner, name: str, names: list[str], measured: bool = True) -> Result:
+    """Run test modules with trial, coverage measured also in the processes that they start."""
+    if not names:
+        return Result(name=name, skipped=1, reasons=(f"{name}: it has no tests yet",))
+    COVERAGE_DATA.mkdir(parents=True, exist_ok=True)
+    for old in COVERAGE_DATA.glob(f"{name}*"):
+        old.unlink()
+    measure = ["-m", "coverage", "run"] if measured else []
+    temporary = f"--temp-directory={CACHE / 'trial' / name}"
+    (CACHE / "trial").mkdir(exist_ok=True)
+    status, output = runner.run(
+        sys.executable, *measure, "-m", "twisted.trial", temporary, *names, COVERAGE_FILE=str(COVERAGE_DATA / name)
+    )
+    return count_trial(name, status, output)
+
+
+def count_trial(name: str, status: int, output: str) -> Result:
+    """Read what trial printed.
+
+    A run that ends without trial's last line, or with a status that this line does not explain, counts as one failure.
+    """
+    last = re.findall(r"^(PASSED|FAILED)(?: \((.*)\))?$", output, re.MULTILINE)
+    counts = {key: int(number) for key, number in re.findall(r"(\w+)=(\d+)", last[-1][1])} if last else {}
+    failed = sum(counts.get(key, 0) for key in ("failures", "errors", "unexpectedSuccesses"))
+    if (status != 0 or not last) and failed == 0:
+        failed = 1
+    reasons = re.findall(r"^\[SKIPPED\]\n(.*)$", output, re.MULTILINE)
+    return Result(
+        name=name,
+        passed=counts.get("successes", 0) + counts.get("expectedFailures", 0),
+        failed=failed,
+        skipped=counts.get("skips", 0),
+        reasons=tuple(f"{name}: {reason}" for reason in sorted(set(reasons))),
+        output=output,
+    )
+
+
+def check(runner: Runner, name: str, *commands: tuple[str, ...]) -> Result:
+    """Run commands one after the other; each is one check."""
+    outcomes = [runner.run(*command) for command in commands]
+    failed = sum(status != 0 for status, _ in outcomes)
+    output = "\n".join(text for _, text in outcomes)
+    return Result(name=name, passed=len(outcomes) - failed, failed=failed, output=output)
+
+
+def unit(runner: Runner) -> Result:
+    """Tests that need nothing: no root, no engine, no network."""
+    return trial(runner, "unit", modules("", "contract"))
+
+
+def integration(runner: Runner) -> Result:
+    """Tests on a real engine, with the real command line; those that need it skip themselves without one."""
+    return trial(runner, "integration", modules("integration"))
+
+
+def wheel(runner: Runner) -> Result:
+    """The built wheel, installed into a clean environment."""
+    return trial(runner, "wheel", modules("packaging"), measured=False)
+
+
+def typing(runner: Runner) -> Result:
+    """Types of the package and of its tests."""
+    folders = [
+        folder for folder in ("docker_tracker", "tests", "demo", "twisted") if any((ROOT / folder).rglob("*.py"))
+    ]
+    return check(runner, "typing", (sys.executable, "-m", "mypy", *folders))
+
+
+def lint(runner: Runner) -> Result:
+    """Style of all sources."""
+    return check(runner, "lint", (tool("ruff"), "check", "."), (tool("ruff"), "format", "--check", "."))
+
+
+def layers(runner: Runner) -> Result:
+    """Which room imports which."""
+    return check(runner, "layers", (tool("lint-imports"), "--config", "setup.cfg"))
+
+
+def docs(runner: Runner) -> Result:
+    """The documentation, warnings being errors, and its examples."""
+    build = (sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "docs")
+    return check(
+        runner,
+        "docs",
+        (*build, "-b", "html", str(CACHE / "docs" / "html")),
+        (*build, "-b", "doctest", str(CACHE / "docs" / "doctest")),
+    )
+
+
+def coverage(runner: Runner) -> Result:
+    """Whether the tests that were run before reach enough of the package."""
+    if not list(COVERAGE_DATA.glob("unit*")) or not list(COVERAGE_DATA.glob("integration*")):
+        return Result(name="coverage", skipped=2, reasons=("coverage: unit and integration were not run before it",))
+    rooms = ",".join(f"docker_tracker/{room}/*" for room in UNIT_COVERAGE_ROOMS)
+    command = (sys.executable, "-m", "coverage")
+
+    def combined(name: str, *sources: str) -> tuple[str, ...]:
+        files = [str(path) for source in sources for path in sorted(COVERAGE_DATA.glob(f"{source}.*"))]
+        data = f"--data-file={COVERAGE_DATA / name}"
+        runner.run(*command, "combine", "--keep", "--quiet", data, *files)
+        return (*command, "report", data, "--precision=2")
+
+    return check(
+        runner,
+        "coverage",
+        (*combined("of-unit", "unit"), f"--include={rooms}", f"--fail-under={UNIT_COVERAGE}"),
+        (*combined("of-all", "unit", "integration"), f"--fail-under={TOTAL_COVERAGE}"),
+    )
+
+
+def left_behind(runner: Runner, engine: PrivateEngine | None) -> Result:
+    """Whether tests left a process, or on the private engine a container, network or volume."""
+    found = []
+    if engine is not None and engine.process_id("dockerd") is not None:
+        for path, kind in (("/containers/json?all=1", "container"), ("/networks", "network"), ("/volumes", "volume")):
+            answer = engine.api("GET", path)[1]
+            things = (answer.get("Volumes") or ()) if kind == "volume" else answer
+            found += [
+                f"{kind} {thing.get('Name') or thing.get('Names')} {thing.get('Labels')}"
+                for thing in things
+                if thing.get("Name") not in ("bridge", "host", "none")
+            ]
+    mark = f"{RUN_VARIABLE}={runner.identity}".encode()
+    for process in (path for path in Path("/proc").iterdir() if path.name.isdigit()):
+        try:
+            if mark in (process / "environ").read_bytes().split(b"\0"):
+                found.append(f"process {process.name}: {(process / 'cmdline').read_bytes().split(bytes(1))}")
+                os.kill(int(process.name), signal.SIGKILL)
+        except (FileNotFoundError, PermissionError, ProcessLookupError):
+            continue
+    output = "\n".join(f"left behind: {thing}" for thing in found)
+    return Result(name="left-behind", passed=not found, failed=bool(found), output=output)
+
+
+# The first lane's parts share the engine and measure; the second's only read the source.
+LANES: tuple[tuple[Callable[[Runner], Result], ...], ...] = (
+    (unit, integration, coverage),
+    (lint, layers, typing, docs, wheel),
+)
+PARTS = {part.__name__: part for lane in LANES for part in lane}
+
+
+def run_lane(runner: Runner, lane: Iterable[Callable[[Runner], Result]], lock: threading.Lock) -> list[Result]:
+    """Run parts one after the other; print of each what went wrong, or one line."""
+    results = []
+    for part in lane:
+        start = time.monotonic()
+        result = part(runner)
+        seconds = time.monotonic() - start
+        with lock:
+            if result.failed or runner.verbose:
+                sys.stdout.write(f"\n===== {result.name} =====\n{result.output}\n")
+            state = "FAILED" if result.failed else "ok"
+            counts = f"{result.passed} passed, {result.failed} failed, {result.skipped} skipped"
+            sys.stdout.write(f"{result.name:12} {state:6} {counts} ({seconds:.0f} s)\n")
+            sys.stdout.flush()
+        results.append(result)
+    return results
+
+
+def start_engine() -> tuple[PrivateEngine | None, Result]:
+    """Start the run's engine, unless one is named; its address goes to the environment of all parts."""
+    if os.environ.get(ADDRESS_VARIABLE):
+        return None, Result(name="engine")
+    reason = why_impossible()
+    engine = None
+    if reason is None:
+        engine = PrivateEngine(tempfile.mkdtemp(prefix="dt-run-", dir="/tmp"))
+        try:
+            engine.start()
+        except EngineError as error:
+            shutil.rmtree(engine.directory)
+            engine, reason = None, str(error)
+    if engine is not None:
+        os.environ[ADDRESS_VARIABLE] = engine.address
+        return engine, Result(name="engine")
+    required = os.environ.get(REQUIRE_VARIABLE) == "1"
+    return None, Result(name="engine", failed=required, reasons=(f"engine: {reason}",), output=reason or "")
+
+
+def main(names: list[str]) -> int:
+    """Run the parts named, or all. :returns: the exit status."""
+    unknown = [name for name in names if name not in PARTS]
+    if unknown:
+        sys.stderr.write(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}\n")
+        return 2
+    signal.signal(signal.SIGTERM, _interrupt)
+    CACHE.mkdir(exist_ok=True)
+    runner = Runner(identity=f"{os.getpid()}-{time.time_ns()}", verbose=bool(names))
+    chosen = [[part for part in lane if not names or part.__name__ in names] for lane in LANES]
+    needs_engine = integration in chosen[0]
+    engine, started = start_engine() if needs_engine else (None, Result(name="engine"))
+    if started.output:
+        sys.stdout.write(f"{started.output}\n")
+    results = [started]
+    lock = threading.Lock()
+    try:
+        with ThreadPoolExecutor(len(chosen)) as pool:
+            try:
+                for lane in [pool.submit(run_lane, runner, lane, lock) for lane in chosen]:
+                    results += lane.result()
+            finally:
+                runner.stop()
+        if needs_engine:
+            results += run_lane(runner, [_named_left_behind(engine)], lock)
+    finally:
+        if engine is not None:
+            engine.stop()
+            shutil.rmtree(engine.directory)
+    return summarise(results)
+
+
+def _named_left_behind(engine: PrivateEngine | None) -> Callable[[Runner], Result]:
+    return lambda runner: left_behind(runner, engine)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def summarise(results: list[Result]) -> int:
+    """Print what failed, the counts and, last, what was not run. :returns: the exit status."""
+    failed = sum(result.failed for result in results)
+    for result in results:
+        if result.failed:
+            sys.stdout.write(f"failed: {result.name} ({result.failed})\n")
+    reasons = sorted({reason for result in results for reason in result.reasons})
+    counts = (sum(result.passed for result in results), failed, sum(result.skipped for result in results))
+    summary = "{} passed, {} failed, {} skipped\n".format(*counts)
+    (CACHE / "summary").write_text(summary)
+    sys.stdout.write(f"\n{summary}")
+    if reasons:
+        sys.stdout.write(f"not run: {'; '.join(reasons)}\n")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
