@@ -94,6 +94,7 @@ EDITS: list[tuple[Path, Any, str, str]] = [
     (("Mounts", 1, "Source"), "v", '{"Mounts":[{},{"source":"u"},3]}', '{"Mounts":[{},{"Source":"v"},3]}'),
     (("Mounts", 0), "v", '{"mounts":[1,2]}', '{"Mounts":["v",2]}'),
     ((0,), 5, "[1]", "[5]"),
+    (("Labels", "a"), "b", "null", '{"Labels":{"a":"b"}}'),
     (("a",), MISSING, '{"A":1,"b":-0}', '{"b":-0}'),
     (("Labels", "a"), MISSING, '{"labels":{"a":"1","A":"2"}}', '{"Labels":{"A":"2"}}'),
     (("Mounts", 0), MISSING, '{"Mounts":[1,2]}', '{"Mounts":[2]}'),
@@ -108,7 +109,6 @@ WRONG_TYPES: list[tuple[Path, str, str]] = [
     (("Mounts", 1), '{"Mounts":[1]}', "with an element 1"),
     (("Mounts", -1), '{"Mounts":[1]}', "with an element -1"),
     (("a",), '"text"', "it must be an object"),
-    (("a",), "null", "it must be an object"),
     (("a",), "[]", "it must be an object"),
 ]
 

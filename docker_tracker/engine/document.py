@@ -309,7 +309,7 @@ def _replaced(holder: Any, path: Path, at: int, place: _Place, value: Any) -> An
             _refuse(f"{_shown(path[:at])} must be an array with an element {part}")
         new = value if last else _replaced(holder[part], path, at + 1, place.under(part), value)
         return [*holder[:part], *([] if new is MISSING else [new]), *holder[part + 1 :]]
-    if holder is None and at:
+    if holder is None:  # null is no object yet; to the engine a body of null is an empty one
         holder = {}
     if not isinstance(holder, dict):
         _refuse(f"{_shown(path[:at])} must be an object")

@@ -145,4 +145,4 @@ class Call:
     @property
     def name(self) -> str:
         """The resource that the path names, or the empty string."""
-        return self.names.get("name", "")
+        return self.names.get("name") or self.names.get("id", "")  # as the engine's patterns call it
