@@ -1,0 +1,43 @@
+"""What a line of a JSON stream (build, load, import, pull) says was created.
+
+The texts are the engine's: ``daemon/builder/backend/backend.go``, ``daemon/internal/builder-next/builder.go``,
+``daemon/internal/image/tarexport/load.go``, ``daemon/containerd/image_exporter.go``, ``daemon/images/image_pull.go``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from docker_tracker.engine.document import Document
+from docker_tracker.engine.operation import Operation
+
+_DIGEST = r"(sha256:[0-9a-f]{64})"
+_ID = re.compile(_DIGEST + r"\n?")
+_LOADED = re.compile(r"Loaded image(?:: (\S+)| ID: " + _DIGEST + r")\n?")
+_PULLED = re.compile(r"Status: Downloaded newer image for (\S+)\n?")
+
+
+def created_by_line(operation: Operation, document: Document, quiet: bool = False) -> Sequence[tuple[str, str]]:
+    """Return the (kind, ID or name) of what a line of an operation's answer says was made; most lines say nothing.
+
+    :param quiet: Whether a build was asked for with ``q=1``: then, and only then, a bare ID on a line is the
+        engine's word. Otherwise it may be the output of a step, and a client could claim another's image with it.
+    """
+    identifier: str | None = None
+    if operation.name == "image_build":
+        identifier = _matched(_ID, document.get("aux", "ID"))
+        if identifier is None and quiet:
+            identifier = _matched(_ID, document.get("stream"))
+    elif operation.name == "image_load":
+        identifier = _matched(_LOADED, document.get("stream"))
+    elif operation.name == "image_create":
+        status = document.get("status")
+        identifier = _matched(_ID, status) or _matched(_PULLED, status)
+    return () if identifier is None else (("image", identifier),)
+
+
+def _matched(expression: re.Pattern[str], text: object) -> str | None:
+    """Return the first group that took part, or None: it is no text, or does not match."""
+    match = expression.fullmatch(text) if isinstance(text, str) else None
+    return None if match is None else next(group for group in match.groups() if group is not None)

@@ -1,0 +1,49 @@
+"""Lines of a JSON stream say what was made, and only the engine's own words count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from docker_tracker.engine.catalogue import operation
+from docker_tracker.engine.document import Document
+from docker_tracker.engine.lines import created_by_line
+
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+
+# operation, quiet, line, what it says was made
+LINES: list[tuple[str, bool, Any, str | None]] = [
+    ("image_build", False, {"aux": {"ID": DIGEST}}, DIGEST),
+    ("image_build", False, {"id": "moby.image.id", "aux": {"ID": DIGEST}}, DIGEST),
+    ("image_build", False, {"id": "moby.buildkit.trace", "aux": "c29tZQ=="}, None),
+    ("image_build", False, {"aux": {"ID": "busybox"}}, None),
+    ("image_build", False, {"aux": {"ID": 5}}, None),
+    ("image_build", False, {"stream": DIGEST + "\n"}, None),  # a RUN step can print that
+    ("image_build", True, {"stream": DIGEST + "\n"}, DIGEST),
+    ("image_build", True, {"stream": "Step 1/2 : FROM x\n"}, None),
+    ("image_build", False, {"stream": "Successfully built 0123456789ab\n"}, None),
+    ("image_build", False, {"errorDetail": {"message": "x"}, "error": "x"}, None),
+    ("image_load", False, {"stream": "Loaded image: localhost:5000/a/b:tag\n"}, "localhost:5000/a/b:tag"),
+    ("image_load", False, {"stream": f"Loaded image ID: {DIGEST}\n"}, DIGEST),
+    ("image_load", False, {"stream": "Loaded image ID: busybox\n"}, None),
+    ("image_load", False, {"stream": "x Loaded image: a\n"}, None),
+    ("image_load", False, {"status": "Loading layer", "id": "abc"}, None),
+    ("image_create", False, {"status": DIGEST}, DIGEST),
+    ("image_create", False, {"status": "Digest: " + DIGEST}, None),
+    ("image_create", False, {"status": "Status: Downloaded newer image for a/b:latest"}, "a/b:latest"),
+    ("image_create", False, {"status": "Status: Image is up to date for a/b:latest"}, None),
+    ("image_create", False, {"status": "Pulling from a/b", "id": "latest"}, None),
+    ("image_create", False, "text", None),
+    ("image_push", False, {"aux": {"ID": DIGEST}}, None),
+    ("events", False, {"status": DIGEST}, None),
+]
+
+
+class LinesTests(SynchronousTestCase):
+    def test_lines(self) -> None:
+        """Each line says what the table says."""
+        for name, quiet, line, identifier in LINES:
+            with self.subTest(operation=name, line=line):
+                expected = () if identifier is None else (("image", identifier),)
+                self.assertEqual(created_by_line(operation(name), Document.of(line), quiet), expected)
