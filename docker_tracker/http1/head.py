@@ -159,9 +159,9 @@ class ResponseHead(_Head):
 def _fault(raw: bytes, start: re.Pattern[bytes], what: str) -> str:
     """Say in one sentence which rule a head breaks; runs only for heads that are refused."""
     body = raw[:-4]
-    for bad, name in ((rb"(?<!\r)\n", "a bare LF"), (rb"\r(?!\n)", "a bare CR")):
+    for bad, problem in ((rb"(?<!\r)\n", "a bare LF"), (rb"\r(?!\n)", "a bare CR")):
         if re.search(bad, body):
-            return f"the head has {name} in it; lines end with CR LF"
+            return f"the head has {problem} in it; lines end with CR LF"
     first, *lines = body.split(b"\r\n")
     if not start.fullmatch(first):
         return f"the {what} is not one of HTTP/1.1 or HTTP/1.0: {first[:80]!r}"

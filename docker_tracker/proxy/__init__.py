@@ -1,0 +1,1 @@
+"""Moves the traffic: listeners, conversations, plans, splices. The coroutine decides, callbacks move bytes."""

@@ -1,0 +1,254 @@
+"""The engine's side of a conversation: reads answers, and passes, copies or holds them."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+from twisted.logger import Logger
+
+from docker_tracker.engine.document import Document
+from docker_tracker.engine.operation import ResponseBody
+from docker_tracker.errors import BadDocumentError, EngineError, EngineProtocolError, RefusedError, TrackerError
+from docker_tracker.http1.framing import BodyKind, response_framing
+from docker_tracker.http1.head import ResponseHead
+from docker_tracker.http1.scanner import Body, HeadScanner, NoBody, UntilCloseBody, body_for
+from docker_tracker.proxy.ask import tell
+from docker_tracker.proxy.wire import Bytes
+
+if TYPE_CHECKING:
+    from docker_tracker.proxy.conversation import Conversation
+
+log = Logger()
+
+
+class _Phase(enum.IntEnum):
+    IDLE = 0  # no answer is due
+    HEAD = 1  # one is due
+    PASS = 2  # its body goes through
+    HOLD = 3  # its body is kept until interceptors are done
+    DONE = 4  # the answer is whole, its request is not
+
+
+class LineSplitter:
+    """Cuts a stream of JSON lines; lines over the limit are passed by.
+
+    :param limit: The longest line that is kept, in bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._line = b""
+        self._skipping = False
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the lines that are whole now."""
+        *whole, rest = (self._line + data).split(b"\n")
+        if self._skipping and whole:
+            del whole[0]
+            self._skipping = False
+        if len(rest) > self._limit or self._skipping:
+            self._skipping, rest = True, b""
+        self._line = rest
+        return [line for line in whole if line.strip() and len(line) <= self._limit]
+
+
+class EngineSide:
+    """The receiver of the engine's wire.
+
+    :param conversation: Whose engine it is.
+    """
+
+    __slots__ = ("_body", "_conversation", "_held", "_inbox", "_lines", "_method", "_payload", "_phase", "_scanner")
+
+    def __init__(self, conversation: Conversation) -> None:
+        self._conversation = conversation
+        self._phase = _Phase.IDLE
+        self._inbox = bytearray()
+        self._scanner = HeadScanner(conversation.entrance.limits.head_bytes)
+        self._body: Body = NoBody()
+        self._method = ""
+        self._held: list[bytes] = []
+        self._payload: list[bytes] | None = None
+        self._lines: LineSplitter | None = None
+
+    @property
+    def due(self) -> bool:
+        """Whether the answer to the exchange is not whole yet."""
+        return self._phase in (_Phase.HEAD, _Phase.PASS, _Phase.HOLD)
+
+    @property
+    def silent(self) -> bool:
+        """Whether the client got nothing of the answer yet, so that we may answer instead."""
+        return self._phase in (_Phase.HEAD, _Phase.HOLD)
+
+    def expect(self, method: str) -> None:
+        """An exchange's request is on its way: the next bytes are its answer."""
+        self._phase = _Phase.HEAD
+        self._method = method
+
+    def exchange_over(self) -> None:
+        """The exchange is over; what comes now was not asked for."""
+        self._phase = _Phase.IDLE
+        self._payload = self._lines = None
+
+    # The receiver
+
+    def data(self, data: Bytes) -> None:
+        """See `Receiver.data`."""
+        conversation = self._conversation
+        try:
+            if self._phase == _Phase.PASS:
+                self._pass(data)
+            elif self._phase == _Phase.HEAD:
+                self._inbox += data
+                self._take_heads()
+            elif self._phase == _Phase.HOLD and not self._body.done:
+                self._hold(bytes(data))
+            else:
+                raise EngineProtocolError("the engine sent bytes that nobody asked for")
+        except EngineError as error:
+            conversation.engine_failed(error)
+        except RefusedError as error:
+            # The framing of an answer is broken, or a guard failed while it was told.
+            conversation.answer_refused(error)
+
+    def drained(self) -> None:
+        """See `Receiver.drained`."""
+        self._conversation.engine_drained()
+
+    def ended(self) -> None:
+        """See `Receiver.ended`."""
+        if isinstance(self._body, UntilCloseBody) and self._phase in (_Phase.PASS, _Phase.HOLD):
+            self._body.close()
+            if self._phase == _Phase.HOLD:
+                self._release()
+            else:
+                self._done()
+        self._left("closed the connection")
+
+    def broken(self) -> None:
+        """See `Receiver.broken`."""
+        self._conversation.engine_reads_no_more()
+
+    def lost(self, error: OSError) -> None:
+        """See `Receiver.lost`."""
+        self._left(error.strerror or str(error))
+
+    def _left(self, how: str) -> None:
+        entrance = self._conversation.entrance
+        if self._phase == _Phase.HEAD and self._conversation.engine_connecting:
+            self._conversation.engine_failed(entrance.dialler.unavailable(how))
+        elif self.due and not (self._phase == _Phase.HOLD and self._body.done):
+            self._conversation.engine_failed(
+                EngineError(f"the engine at {entrance.dialler.address} broke off before its answer was whole: {how}")
+            )
+        else:
+            self._conversation.engine_left()
+
+    # Heads
+
+    def _take_heads(self) -> None:
+        while self._phase == _Phase.HEAD:
+            end = self._scanner.end(self._inbox)
+            if not end:
+                return
+            head = ResponseHead.parse(bytes(self._inbox[:end]))
+            rest = bytes(self._inbox[end:])
+            if 100 <= head.status < 200 and head.status != 101:
+                self._conversation.to_client(head.raw)
+                self._inbox = bytearray(rest)
+                continue
+            self._inbox = bytearray()
+            self._take_final(head, rest)
+
+    def _take_final(self, head: ResponseHead, rest: bytes) -> None:
+        conversation = self._conversation
+        framing = response_framing(head, self._method)
+        call, steps, exchange = conversation.call, conversation.steps, conversation.exchange
+        hijacked = call.operation.hijack and framing.kind is BodyKind.UNTIL_CLOSE and 200 <= head.status < 300
+        if exchange is not None:
+            exchange.response = head
+        if steps is not None and exchange is not None:
+            tell(steps.response_head, "response_head", exchange, head)
+            self._watch_body(head)
+        if hijacked or framing.kind is BodyKind.UPGRADE:
+            self._phase = _Phase.DONE
+            conversation.upgrade(head.raw, rest)
+            return
+        self._body = body_for(framing)
+        if steps is not None and steps.response_json and 200 <= head.status < 300:
+            self._phase = _Phase.HOLD
+            self._held, self._payload = [head.raw], []
+            self._hold(rest)
+            return
+        self._phase = _Phase.PASS
+        self._pass(rest, head.raw)
+
+    def _watch_body(self, head: ResponseHead) -> None:
+        conversation = self._conversation
+        steps = conversation.steps
+        copies = steps is not None and steps.response_line and 200 <= head.status < 300
+        if copies and conversation.call.operation.response is ResponseBody.LINES:
+            self._payload, self._lines = [], LineSplitter(conversation.entrance.limits.line_bytes)
+
+    # Bodies
+
+    def _pass(self, data: Bytes, head: bytes = b"") -> None:
+        size = self._body.feed(data, self._payload)
+        if head:
+            self._conversation.to_client(head + bytes(data[:size]))
+        elif size:
+            self._conversation.to_client(data[:size] if size < len(data) else data)
+        if self._lines is not None:
+            self._tell_lines()
+        if self._body.done:
+            self._done(len(data) - size)
+
+    def _tell_lines(self) -> None:
+        conversation = self._conversation
+        steps, exchange = conversation.steps, conversation.exchange
+        assert self._lines is not None
+        assert self._payload is not None
+        assert steps is not None
+        assert exchange is not None
+        data = b"".join(self._payload) + (b"\n" if self._body.done else b"")
+        self._payload.clear()
+        for line in self._lines.feed(data):
+            try:
+                document = Document.parse(line)
+            except BadDocumentError:
+                continue  # the promise is "lines that are JSON"; the client has it as it is
+            tell(steps.response_line, "response_line", exchange, document)
+
+    def _hold(self, data: bytes) -> None:
+        assert self._payload is not None
+        size = self._body.feed(data, self._payload)
+        self._held.append(data[:size])
+        limit = self._conversation.entrance.limits.json_bytes
+        if sum(map(len, self._payload)) > limit:
+            raise EngineProtocolError(f"the engine's answer is longer than the {limit} bytes that may be held")
+        if self._body.done:
+            if size < len(data):
+                raise EngineProtocolError("the engine sent bytes that nobody asked for")
+            self._release()
+
+    def _release(self) -> None:
+        assert self._payload is not None
+        try:
+            document = Document.parse(b"".join(self._payload))
+        except TrackerError as error:
+            raise EngineProtocolError(f"the engine's answer is not the JSON it should be: {error}") from error
+        self._conversation.decide_answer(document, self._released)
+
+    def _released(self) -> None:
+        """All interceptors are done with the held answer."""
+        self._conversation.to_client(b"".join(self._held))
+        self._held = []
+        self._done()
+
+    def _done(self, surplus: int = 0) -> None:
+        self._phase = _Phase.DONE
+        if surplus:
+            log.warn("the engine sent {surplus} bytes behind its answer; its connection ends", surplus=surplus)
+        self._conversation.answer_done(last=surplus > 0)

@@ -1,0 +1,73 @@
+"""Calls interceptors: with a time limit, and with the rule for those that fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from docker_tracker.errors import RefusedError, TrackerError
+from docker_tracker.exchange import Exchange
+from docker_tracker.proxy.plan import Named
+
+log = Logger()
+
+T = TypeVar("T")
+
+
+def _failed(named: Named, exchange: Exchange, error: Exception) -> RefusedError | None:
+    """Log a failure once; return the refusal if the interceptor guards, else None: the exchange goes on."""
+    if isinstance(error, RefusedError) and named.interceptor.fail_closed:
+        return error
+    if isinstance(error, TrackerError):
+        log.error(
+            "interceptor {name}, exchange {exchange}: {error}", name=named.name, exchange=exchange.id, error=error
+        )
+        reason = str(error)
+    else:
+        log.failure("interceptor {name} failed in exchange {exchange}", name=named.name, exchange=exchange.id)
+        reason = "it took too long" if isinstance(error, DeferredTimeout) else "the daemon's log says why"
+    if not named.interceptor.fail_closed:
+        return None
+    return RefusedError(f"docker-tracker's interceptor {named.name} failed: {reason}", 500)
+
+
+async def ask(
+    named: Named, hook: Callable[[], Coroutine[Any, Any, T]], exchange: Exchange, clock: IReactorTime, seconds: float
+) -> T | None:
+    """Return what a deciding hook returns, or None if it failed and only watches.
+
+    :raises RefusedError: it failed, or was late, and guards.
+    :raises CancelledError: the exchange ended meanwhile.
+    """
+    try:
+        deferred = Deferred.fromCoroutine(hook())
+        if not deferred.called:
+            deferred.addTimeout(seconds, clock)
+        return await deferred
+    except CancelledError:
+        raise
+    except Exception as error:  # the border to others' code: any failure of theirs is handled by one rule
+        refusal = _failed(named, exchange, error)
+        if refusal is not None:
+            raise refusal from error
+        return None
+
+
+def tell(interceptors: Iterable[Named], hook: str, exchange: Exchange, *arguments: object) -> None:
+    """Call a hook of several interceptors that are only told.
+
+    :raises RefusedError: one of them failed and guards; the others were told all the same.
+    """
+    refusal = None
+    for named in interceptors:
+        try:
+            getattr(named.interceptor, hook)(exchange, *arguments)
+        except Exception as error:  # as in `ask`
+            refusal = _failed(named, exchange, error) or refusal
+    if refusal is not None:
+        raise refusal

@@ -1,0 +1,594 @@
+"""One client connection, its one engine connection, and the exchanges on them, one after another.
+
+Bytes that nobody asked for go from `Conversation.data` and `EngineSide.data` straight to the other wire. Where an
+interceptor decides, a coroutine (`_decide`) reads from top to bottom what happens to a request before it goes on.
+What a client sends behind a request waits until its answer tells what it is: another request, or raw bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import re
+import ssl
+from collections.abc import Callable, Coroutine
+from functools import partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from docker_tracker.config import Limits
+from docker_tracker.engine.catalogue import UNKNOWN
+from docker_tracker.engine.document import Change, Document
+from docker_tracker.engine.operation import Call, ResponseBody
+from docker_tracker.engine.recognise import recognise
+from docker_tracker.errors import BadBodyError, BadDocumentError, BadHeadError, EngineError, RefusedError
+from docker_tracker.exchange import Answer, Edit, Exchange, Outcome, Peer
+from docker_tracker.http1.framing import request_framing
+from docker_tracker.http1.head import RequestHead
+from docker_tracker.http1.scanner import Body, HeadScanner, NoBody, body_for
+from docker_tracker.proxy.answer import EngineSide
+from docker_tracker.proxy.ask import ask, tell
+from docker_tracker.proxy.dial import Dialler
+from docker_tracker.proxy.plan import Plan, Steps
+from docker_tracker.proxy.splice import Splice
+from docker_tracker.proxy.wire import Bytes, Wire
+
+if TYPE_CHECKING:
+    from docker_tracker.proxy.hub import Hub
+
+log = Logger()
+
+#: RFC 9113 section 3.4; Go's server speaks HTTP/2 to whoever begins so (``daemon/command/httphandler.go``).
+PREFACE = b"PRI * HTTP/2.0\r\n\r\n"
+
+# A form's values would win over the query's on the engine (net/http ``ParseForm``), unseen by any interceptor.
+_FORM = re.compile(rb"\ncontent-type:[ \t]*(?:application/x-www-form-urlencoded|multipart/form-data)", re.IGNORECASE)
+_NOWHERE = Call(UNKNOWN, None, "")
+_UNREADABLE = RequestHead(b"", 1, b"", "-", "-")
+
+
+@attrs.frozen
+class Entrance:
+    """What all conversations of one listener share.
+
+    :ivar listener: The listener's address, for people.
+    :ivar job_id, job: Whose clients come in here.
+    :ivar plan: The job's.
+    :ivar dialler: To the engine.
+    :ivar limits: The bounds.
+    """
+
+    listener: str
+    job_id: str
+    job: str
+    plan: Plan
+    dialler: Dialler
+    limits: Limits
+
+
+class _Phase(enum.IntEnum):
+    HEAD = 0  # a request's head is awaited
+    DECIDING = 1  # interceptors decide on a request; its body waits
+    HOLD = 2  # a JSON body is being collected for them
+    BODY = 3  # the body goes through
+    WAIT = 4  # the request is on its way; its answer is awaited
+    OVER = 5  # nothing more is read from the client here
+
+
+class Conversation:
+    """The receiver of a client's wire.
+
+    :param hub: Where conversations are registered.
+    :param wire: The client's.
+    :param entrance: Where it came in.
+    :param peer: Who it is.
+    """
+
+    def __init__(self, hub: Hub, wire: Wire, entrance: Entrance, peer: Peer) -> None:
+        self.entrance = entrance
+        self.peer = peer
+        self.call: Call = _NOWHERE
+        self.steps: Steps | None = None
+        self.exchange: Exchange | None = None
+        self._hub = hub
+        self._client = wire
+        self._engine: Wire | None = None
+        self._answer = EngineSide(self)
+        self._phase = _Phase.HEAD
+        self._inbox = bytearray()
+        self._scanner = HeadScanner(entrance.limits.head_bytes)
+        self._body: Body = NoBody()
+        self._head: RequestHead | None = None
+        self._held: list[bytes] = []
+        self._payload: list[bytes] = []
+        self._whole: Deferred[None] | None = None
+        self._decision: Deferred[None] | None = None
+        self._advancing = False
+        self._draining = False
+        self._splice: Splice | None = None
+        hub.conversations.add(self)
+        wire.receiver = self
+
+    # The receiver of the client's wire
+
+    def data(self, data: Bytes) -> None:
+        """See `Receiver.data`."""
+        if self._phase == _Phase.BODY:
+            try:
+                self._pass_body(data)
+            except BadBodyError as error:
+                self._refuse(error)
+            return
+        self._inbox += data
+        self._advance()
+
+    def drained(self) -> None:
+        """See `Receiver.drained`."""
+        if self._engine is not None:
+            self._engine.resume()
+
+    def ended(self) -> None:
+        """See `Receiver.ended`."""
+        if self._client.hung_up():
+            self.abort()
+        elif self._phase == _Phase.HEAD:
+            self._close()  # between requests, or in the middle of a head
+        elif self._phase == _Phase.HOLD:
+            self._refuse(BadBodyError("the body ended before it was whole"))
+        elif self._phase == _Phase.BODY and self._engine is not None:
+            self._engine.end()  # the engine cannot get what is missing, and says so
+            self._client.watch_hangup(self.abort)
+        elif self._client.tells_hangups:
+            # net/http takes the end of a client's input for the end of its interest, and would cancel the request.
+            self._client.watch_hangup(self.abort)
+        else:
+            self._pass_end()
+
+    def broken(self) -> None:
+        """See `Receiver.broken`: who does not read our answer is gone."""
+        self.abort()
+
+    def lost(self, error: OSError) -> None:
+        """See `Receiver.lost`."""
+        if isinstance(error, ssl.SSLError):
+            log.info("TLS with {peer} failed: {error}", peer=self.peer.address, error=error)
+        self.abort()
+
+    # Requests
+
+    def _advance(self) -> None:
+        """Act on what is in the inbox, as far as it goes."""
+        if self._advancing:
+            return
+        self._advancing = True
+        try:
+            while self._inbox and self._phase == _Phase.HEAD and self._take_head():
+                pass
+            if self._phase == _Phase.HOLD:
+                self._collect()
+        except RefusedError as error:
+            self._refuse(error)
+        finally:
+            self._advancing = False
+        if self._phase in (_Phase.DECIDING, _Phase.WAIT) and len(self._inbox) > self.entrance.limits.early_bytes:
+            self._client.pause()
+
+    def _take_head(self) -> bool:
+        """Take a request's head off the inbox, and send it on its way. False: it is not whole."""
+        inbox = self._inbox
+        end = self._scanner.end(inbox)
+        if not end:
+            return False
+        raw = bytes(inbox[:end])
+        if raw == PREFACE:
+            self._take_preface()
+            return False
+        self._head = head = RequestHead.parse(raw)
+        self._body = body_for(request_framing(head))
+        if _FORM.search(raw):
+            raise BadHeadError("form bodies are not passed on: the engine would prefer their values to the query's")
+        self.call = recognise(head.method, head.target)
+        self.steps = steps = self.entrance.plan.steps(self.call.operation)
+        del inbox[:end]
+        if steps is None:
+            self._forward(raw)
+            return True
+        exchange = self._begin(head, steps)
+        if steps.decides:
+            self._phase = _Phase.DECIDING
+            self._decision = Deferred.fromCoroutine(self._decide(head, steps, exchange))
+            self._decision.addErrback(self._undecided)
+        else:
+            exchange.sent = head
+            self._forward(raw)
+        return True
+
+    def _begin(self, head: RequestHead, steps: Steps) -> Exchange:
+        self.exchange = exchange = Exchange(
+            self._hub.next_exchange(),
+            self.entrance.job_id,
+            self.entrance.job,
+            self.entrance.listener,
+            self.peer,
+            self.call,
+            head,
+            self._hub.reactor.seconds(),
+        )
+        exchange.bytes_from_client = len(head.raw)
+        tell(steps.started, "started", exchange)
+        return exchange
+
+    def _take_preface(self) -> None:
+        if self.entrance.plan.interceptors:
+            raise BadHeadError("HTTP/2 without an upgrade is not passed on; use HTTP/1.1")
+        inbox, self._inbox = bytes(self._inbox), bytearray()
+        self._phase = _Phase.OVER
+        try:
+            self._reach_engine()
+        except EngineError as error:
+            self.engine_failed(error)
+        else:
+            self._join(inbox)
+
+    def _forward(self, head: bytes, body: bytes | None = None) -> None:
+        """Send a head on, with a whole body (if given) or with as much of it as is here.
+
+        :raises EngineError: the engine is not there.
+        """
+        assert self._head is not None
+        if body is None:
+            size = self._body.feed(self._inbox)
+            body = bytes(self._inbox[:size])
+            del self._inbox[:size]
+            self._count(size)
+        self._phase = _Phase.WAIT if self._body.done else _Phase.BODY
+        try:
+            engine = self._reach_engine()
+        except EngineError as error:
+            self.engine_failed(error)
+            return
+        self._answer.expect(self._head.method)
+        engine.write(head + body if body else head)
+        if self._phase == _Phase.BODY and engine.queued:
+            self._client.pause()
+        else:
+            self._client.resume()
+            self._pass_end()
+
+    def _pass_body(self, data: Bytes) -> None:
+        assert self._engine is not None
+        size = self._body.feed(data)
+        self._count(size)
+        self._engine.write(data[:size] if size < len(data) else data)
+        if self._body.done:
+            self._phase = _Phase.WAIT
+            self._inbox += data[size:]
+            if not self._answer.due:
+                self._exchange_over(Outcome.COMPLETED)
+        elif self._engine.queued:
+            self._client.pause()
+
+    def _pass_end(self) -> None:
+        """Pass on that a client has ended its input, where only the engine's answer tells whether it left for good."""
+        if (
+            self._client.input_ended
+            and not self._client.tells_hangups
+            and self._phase == _Phase.WAIT
+            and not self._inbox
+            and self.call.operation.response is not ResponseBody.UPGRADE
+            and self._engine is not None
+        ):
+            self._engine.end()
+
+    def _reach_engine(self) -> Wire:
+        if self._engine is None:
+            self._engine = self.entrance.dialler.dial(self._answer)
+        return self._engine
+
+    def _count(self, size: int) -> None:
+        if self.exchange is not None:
+            self.exchange.bytes_from_client += size
+
+    # Decisions
+
+    async def _decide(self, head: RequestHead, steps: Steps, exchange: Exchange) -> None:
+        """Let the interceptors see, change or answer a request, then send it on."""
+        changed = head
+        for named in steps.request_head:
+            given = await self._ask(named, partial(named.interceptor.request_head, exchange, changed))
+            if isinstance(given, Answer):
+                return self._answered(given, named.name)
+            if given is not None and given != changed:
+                if request_framing(given) != request_framing(head):
+                    raise RefusedError(f"docker-tracker's interceptor {named.name} changed the body's framing", 500)
+                exchange.edits.append(Edit(named.name, _head_changes(changed, given)))
+                changed = given
+        body: bytes | None = None
+        if steps.request_json:
+            document = await self._whole_document()
+            for named in steps.request_json:
+                given = await self._ask(named, partial(named.interceptor.request_json, exchange, document))
+                if isinstance(given, Answer):
+                    return self._answered(given, named.name)
+                if given is not None and given is not document:
+                    exchange.edits.append(Edit(named.name, given.changes[len(document.changes) :]))
+                    document = given
+            body = b"".join(self._held)
+            changed = changed.without_field("Expect") if changed.get("Expect") else changed
+            if document.changed:
+                body = document.encode()
+                changed = _with_length(changed, len(body))
+        self._held, self._payload = [], []
+        exchange.sent = changed
+        self._decision = None
+        self._forward(changed.raw, body)
+        return None
+
+    def _ask(self, named: Any, hook: Callable[[], Coroutine[Any, Any, Any]]) -> Coroutine[Any, Any, Any]:
+        assert self.exchange is not None
+        return ask(named, hook, self.exchange, self._hub.reactor, self.entrance.limits.interceptor_seconds)
+
+    async def _whole_document(self) -> Document:
+        """Return the request's body as JSON, once all of it is here."""
+        assert self._head is not None
+        self._phase = _Phase.HOLD
+        self._held, self._payload = [], []
+        self._collect()
+        if not self._body.done:
+            if self._head.has_token("Expect", "100-continue"):
+                self.to_client(b"HTTP/1.1 100 Continue\r\n\r\n")
+            if self._client.input_ended:
+                raise BadBodyError("the body ended before it was whole")
+            self._client.resume()
+            self._whole = Deferred()
+            await self._whole
+        self._phase = _Phase.DECIDING
+        return Document.parse(b"".join(self._payload), self.entrance.limits.json_depth)
+
+    def _collect(self) -> None:
+        """Move what has come of a JSON body from the inbox to what is held."""
+        size = self._body.feed(self._inbox, self._payload)
+        self._held.append(bytes(self._inbox[:size]))
+        del self._inbox[:size]
+        self._count(size)
+        limit = self.entrance.limits.json_bytes
+        if sum(map(len, self._payload)) > limit:
+            raise BadDocumentError(f"the JSON body is longer than the {limit} bytes that are read", 413)
+        if self._body.done and self._whole is not None:
+            whole, self._whole = self._whole, None
+            whole.callback(None)
+
+    def _answered(self, answer: Answer, name: str) -> None:
+        assert self.exchange is not None
+        self.exchange.answer, self.exchange.answered_by = answer, name
+        self._decision = None
+        self._give(answer, Outcome.ANSWERED if answer.status < 400 else Outcome.REFUSED)
+
+    def _undecided(self, failure: Failure) -> None:
+        self._decision = None
+        error = failure.value
+        if isinstance(error, CancelledError):
+            return  # the client left; nothing was forwarded
+        if not isinstance(error, RefusedError):
+            log.failure("a request could not be decided on", failure)
+            error = RefusedError("docker-tracker failed; the daemon's log says why", 500)
+        self._refuse(error)
+
+    def decide_answer(self, document: Document, release: Callable[[], None]) -> None:
+        """Let the interceptors see a held answer; then release it, or refuse in its stead."""
+        assert self.steps is not None
+        assert self.exchange is not None
+        self._decision = Deferred.fromCoroutine(self._save(self.steps, self.exchange, document, release))
+        self._decision.addErrback(self._undecided)
+
+    async def _save(self, steps: Steps, exchange: Exchange, document: Document, release: Callable[[], None]) -> None:
+        for named in steps.response_json:
+            await self._ask(named, partial(named.interceptor.response_json, exchange, document))
+        self._decision = None
+        release()
+
+    # Answers
+
+    def to_client(self, data: Bytes) -> None:
+        """Send bytes of an answer to the client; stop the engine while they are queued."""
+        if self.exchange is not None:
+            self.exchange.bytes_to_client += len(data)
+        self._client.write(data)
+        if self._client.queued and self._engine is not None:
+            self._engine.pause()
+
+    def answer_done(self, last: bool) -> None:
+        """The engine's answer was passed to its end; ``last``: the engine's connection cannot be used again."""
+        if last:
+            self._close(Outcome.COMPLETED)
+        elif self._phase == _Phase.WAIT:
+            self._exchange_over(Outcome.COMPLETED)
+
+    def answer_refused(self, error: RefusedError) -> None:
+        """An interceptor that guards failed while it was told of an answer, or the answer's framing is broken."""
+        self._refuse(error)
+
+    def upgrade(self, head: bytes, rest: bytes) -> None:
+        """The engine switched to raw bytes; ``rest`` came behind its head."""
+        self._phase = _Phase.OVER
+        self.to_client(head + rest)
+        inbox, self._inbox = bytes(self._inbox), bytearray()
+        self._join(inbox)
+
+    def _join(self, from_client: bytes) -> None:
+        assert self._engine is not None
+        self._splice = Splice(
+            self._client, self._engine, self.entrance.limits.linger_seconds, self._tap(), self._splice_over
+        )
+        self._splice.begin(from_client)
+
+    def _tap(self) -> Callable[[bool, bytes], None] | None:
+        steps, exchange = self.steps, self.exchange
+        if steps is None or exchange is None or not steps.stream_data:
+            return None
+
+        def tap(from_client: bool, data: bytes) -> None:
+            try:
+                tell(steps.stream_data, "stream_data", exchange, from_client, data)
+            except RefusedError:  # a guard that cannot see the stream ends it; it is logged already
+                self._hub.reactor.callLater(0, self.abort)
+
+        return tap
+
+    def _splice_over(self, from_client: int, to_client: int) -> None:
+        if self.exchange is not None:
+            self.exchange.bytes_from_client += from_client
+            self.exchange.bytes_to_client += to_client
+        self._finish(Outcome.COMPLETED)
+        self._hub.conversations.discard(self)
+
+    def _refuse(self, error: RefusedError) -> None:
+        answer = Answer.error(error.status, error.message)
+        if self._phase == _Phase.HEAD and self.exchange is None:
+            # A head that names no operation: those that see everything see its refusal.
+            self.steps = self.entrance.plan.steps(UNKNOWN)
+            if self.steps is not None:
+                self._begin(self._head or _UNREADABLE, self.steps)
+        if self.exchange is not None and self.exchange.answer is None:
+            self.exchange.answer = answer
+            self.exchange.answered_by = self.exchange.answered_by or "proxy"
+        log.info("refused: {message}", message=error.message, status=error.status)
+        self._give(answer, Outcome.REFUSED, last=True)
+
+    def _give(self, answer: Answer, outcome: Outcome, last: bool = False) -> None:
+        """Answer in the engine's stead, if the client got nothing of another answer yet."""
+        head = self._head
+        silent = self._phase in (_Phase.HEAD, _Phase.DECIDING, _Phase.HOLD) or self._answer.silent
+        last = last or not self._body.done or head is None or head.minor == 0 or head.has_token("Connection", "close")
+        if silent:
+            body = b"" if head is not None and head.method == "HEAD" else answer.body
+            self.to_client(_head_of(answer, last) + body)
+        if last:
+            self._close(outcome)
+        else:
+            self._exchange_over(outcome)
+
+    # The engine
+
+    @property
+    def engine_connecting(self) -> bool:
+        """Whether the engine's connection was never made."""
+        return self._engine is not None and self._engine.connecting
+
+    def engine_drained(self) -> None:
+        """The engine took all that was queued for it."""
+        if self._phase == _Phase.BODY:
+            self._client.resume()
+
+    def engine_reads_no_more(self) -> None:
+        """The engine refuses the rest of a request; its answer may still come, and then its end."""
+        if self._phase == _Phase.BODY:
+            self._client.pause()
+
+    def engine_left(self) -> None:
+        """The engine closed the connection, owing nothing."""
+        self._close(Outcome.COMPLETED)
+
+    def engine_failed(self, error: EngineError) -> None:
+        """The engine is not there, broke off, or broke HTTP: say so if the client got nothing yet."""
+        log.warn("{error}", error=error)
+        if self._decision is not None:
+            self._decision.cancel()
+        if self.exchange is not None:
+            self.exchange.answered_by = "proxy"
+        waiting = self._phase in (_Phase.BODY, _Phase.WAIT) and (self._answer.silent or self._engine is None)
+        if waiting:
+            answer = Answer.error(error.status, error.message)
+            if self.exchange is not None:
+                self.exchange.answer = answer
+            head = self._head
+            body = b"" if head is not None and head.method == "HEAD" else answer.body
+            self.to_client(_head_of(answer, last=True) + body)
+        self._close(Outcome.ENGINE_FAILED)
+
+    # Ends
+
+    def _exchange_over(self, outcome: Outcome) -> None:
+        self._finish(outcome)
+        self._answer.exchange_over()
+        self._head = None
+        self._phase = _Phase.HEAD
+        if self._draining or (self._client.input_ended and not self._inbox):
+            self._close()
+            return
+        self._client.resume()
+        self._advance()
+
+    def _finish(self, outcome: Outcome) -> None:
+        exchange, steps = self.exchange, self.steps
+        self.exchange = self.steps = None
+        self.call = _NOWHERE
+        if exchange is not None and steps is not None:
+            with contextlib.suppress(RefusedError):  # logged; it is over, nothing is left to refuse
+                tell(steps.finished, "finished", exchange, outcome)
+
+    def _close(self, outcome: Outcome = Outcome.COMPLETED) -> None:
+        """End both connections once all is flushed."""
+        self._end(outcome)
+        self._client.close(linger=not self._client.input_ended)
+        if self._engine is not None:
+            self._engine.close()
+
+    def abort(self, outcome: Outcome = Outcome.CLIENT_GONE) -> None:
+        """End both connections now; what the client sent in full still reaches the engine."""
+        if self._splice is not None:
+            self._splice.finish()
+        self._end(outcome)
+        self._client.abort()
+        if self._engine is not None:
+            self._engine.close()
+
+    def _end(self, outcome: Outcome) -> None:
+        self._phase = _Phase.OVER
+        self._hub.conversations.discard(self)
+        decision, self._decision = self._decision, None
+        if decision is not None:
+            decision.cancel()
+        self._finish(outcome)
+
+    def drain(self) -> None:
+        """Take no further request; close once the exchange in flight is over."""
+        self._draining = True
+        if self._phase == _Phase.HEAD:
+            self._close()
+
+
+def _head_of(answer: Answer, last: bool) -> bytes:
+    try:
+        reason = HTTPStatus(answer.status).phrase
+    except ValueError:
+        reason = "Status"
+    lines = [
+        f"HTTP/1.1 {answer.status} {reason}",
+        f"Content-Type: {answer.content_type}",
+        f"Content-Length: {len(answer.body)}",
+    ]
+    if last:
+        lines.append("Connection: close")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+def _with_length(head: RequestHead, length: int) -> RequestHead:
+    head = head.without_field("Transfer-Encoding").with_field("Content-Length", str(length))
+    return head if head.get("Content-Type") else head.with_field("Content-Type", "application/json")
+
+
+def _head_changes(old: RequestHead, new: RequestHead) -> tuple[Change, ...]:
+    changes = [Change(("target",), old.target, new.target)] if old.target != new.target else []
+    before, after = dict(old.fields), dict(new.fields)
+    changes += [
+        Change(("header", name), before.get(name), after.get(name))
+        for name in {**before, **after}
+        if before.get(name) != after.get(name)
+    ]
+    return tuple(changes)

@@ -1,0 +1,138 @@
+"""Accepts clients: one listening socket, whose connections all belong to one entrance."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import ssl
+import struct
+from typing import Any
+
+from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from docker_tracker.exchange import Peer
+from docker_tracker.proxy.conversation import Conversation, Entrance
+from docker_tracker.proxy.hub import Hub
+from docker_tracker.proxy.tls import TLSWire
+from docker_tracker.proxy.wire import SocketWire, Wire
+
+log = Logger()
+
+#: How many connections are accepted in one turn of the reactor.
+_AT_ONCE = 64
+#: How long accepting rests when there are no descriptors left, in seconds.
+_REST = 0.5
+_UCRED = struct.Struct("3i")
+
+
+def peer_of(sock: socket.socket, address: Any) -> Peer:
+    """Return who is at the other end of an accepted socket (``SO_PEERCRED`` of unix(7) for unix sockets)."""
+    if sock.family == socket.AF_UNIX:
+        pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        return Peer(pid=pid or None, uid=uid, gid=gid)
+    host = f"[{address[0]}]" if sock.family == socket.AF_INET6 else address[0]
+    return Peer(address=f"{host}:{address[1]}")
+
+
+@implementer(IReadDescriptor)
+class Acceptor:
+    """A listening socket, registered with the reactor.
+
+    :param sock: Listening and non-blocking; owned by us from now on.
+    :param context: For TLS; None: plain.
+    """
+
+    def __init__(
+        self, hub: Hub, sock: socket.socket, entrance: Entrance, context: ssl.SSLContext | None = None
+    ) -> None:
+        self._hub, self._socket, self._entrance, self._context = hub, sock, entrance, context
+        self._resting: IDelayedCall | None = None
+        self._tired = False
+        self._open = True
+        self._hub.reactor.addReader(self)
+
+    def fileno(self) -> int:
+        """The descriptor, or -1 once it is closed."""
+        return self._socket.fileno() if self._open else -1
+
+    def logPrefix(self) -> str:
+        """The name under which the reactor logs."""
+        return self._entrance.listener
+
+    def address(self) -> Any:
+        """Where it listens, as `socket.socket.getsockname` gives it."""
+        return self._socket.getsockname()
+
+    def doRead(self) -> None:
+        """Accept who waits."""
+        for _ in range(_AT_ONCE):
+            try:
+                sock, address = self._socket.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    raise
+                self._rest(error)
+                return
+            if self._tired:
+                self._tired = False
+                log.info("{listener}: accepting again", listener=self._entrance.listener)
+            self._accepted(sock, address)
+
+    def _accepted(self, sock: socket.socket, address: Any) -> None:
+        sock.setblocking(False)
+        peer = peer_of(sock, address)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        wire: Wire
+        if self._context is None:
+            wire = SocketWire(self._hub, sock)
+        else:
+
+            def secured(certificate: dict[str, Any] | None) -> None:
+                peer.certificate = _common_name(certificate)
+
+            wire = TLSWire(self._hub, sock, self._context, on_secured=secured)
+        Conversation(self._hub, wire, self._entrance, peer)
+
+    def _rest(self, error: OSError) -> None:
+        """Accept nobody for a while: those who wait stay in the backlog."""
+        if not self._tired:
+            self._tired = True
+            log.warn("{listener}: no more connections for now: {error}", listener=self._entrance.listener, error=error)
+        self._hub.reactor.removeReader(self)
+        self._resting = self._hub.reactor.callLater(_REST, self._rested)
+
+    def _rested(self) -> None:
+        self._resting = None
+        self._hub.reactor.addReader(self)
+
+    def close(self) -> None:
+        """Accept nobody any more."""
+        if self._open:
+            if self._resting is not None:
+                self._resting.cancel()
+            self._hub.reactor.removeReader(self)
+            self._open = False
+            self._socket.close()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor stops."""
+        with contextlib.suppress(OSError):
+            self.close()
+
+
+def _common_name(certificate: dict[str, Any] | None) -> str:
+    for part in (certificate or {}).get("subject", ()):
+        for key, value in part:
+            if key == "commonName":
+                return str(value)
+    return ""

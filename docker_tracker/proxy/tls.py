@@ -1,0 +1,156 @@
+"""TLS as a filter on a wire's own descriptor, so that half-close works: a close_notify each way.
+
+Twisted's own TLS drops what comes after the peer's close_notify, so ``echo x | docker run -i`` would lose its output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+from docker_tracker.proxy.wire import Board, Bytes, SocketWire
+
+_READ = 65536
+
+
+class TLSWire(SocketWire):
+    """A wire whose bytes cross its descriptor encrypted.
+
+    The end of input is the peer's close_notify. A bare end of the connection is a loss: it could be an attacker's.
+
+    :param context: From `ssl`; holds certificates and says whether the peer's is asked for.
+    :param server_hostname: The name that the peer's certificate must bear; None: we are the server.
+    :param on_secured: Called once with the peer's certificate, as `ssl.SSLObject.getpeercert` gives it.
+    """
+
+    __slots__ = ("_early", "_encrypted", "_on_secured", "_plain", "_secured", "_tls")
+
+    def __init__(
+        self,
+        board: Board,
+        sock: socket.socket,
+        context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        on_secured: Callable[[Any], None] | None = None,
+        connecting: bool = False,
+    ) -> None:
+        self._encrypted, self._plain = ssl.MemoryBIO(), ssl.MemoryBIO()
+        # MemoryBIO names are from OpenSSL's side: what came from the peer, what goes to it.
+        self._tls = context.wrap_bio(
+            self._encrypted, self._plain, server_side=server_hostname is None, server_hostname=server_hostname
+        )
+        self._on_secured = on_secured
+        self._secured = False
+        self._early: list[bytes] = []
+        super().__init__(board, sock, connecting)
+        if not connecting:
+            self._handshake()
+
+    def connected(self) -> None:
+        """See `SocketWire.connected`; then the handshake begins."""
+        super().connected()
+        self._handshake()
+
+    def doRead(self) -> None:
+        """Take what is there, once, and pass on what it decrypts to."""
+        assert self._socket is not None
+        try:
+            data = self._socket.recv(_READ)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.fail(error)
+            return
+        if data:
+            self._encrypted.write(data)
+        else:
+            self._encrypted.write_eof()
+        if not self._secured:
+            self._handshake()
+        if self._secured:
+            self._deliver()
+
+    def write(self, data: Bytes) -> None:
+        """See `Wire.write`."""
+        if self._write_broken or self._ending:
+            return
+        if not self._secured:
+            self._early.append(bytes(data))
+            self.queued += len(data)
+            return
+        # OpenSSL takes everything: the memory behind it has no bound, our callers have (they watch `queued`).
+        self._tls.write(data)
+        self._send_encrypted()
+
+    def resume(self) -> None:
+        """See `Wire.resume`; bytes that were decrypted already come in the reactor's next turn."""
+        was_reading = self._reading
+        super().resume()
+        if self._reading and not was_reading and self._secured and (self._tls.pending() or self._encrypted.pending):
+            self._reactor.callLater(0, self._deliver)
+
+    def hung_up(self) -> bool:
+        """See `Wire.hung_up`."""
+        return self._socket is None
+
+    def _handshake(self) -> None:
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self._send_encrypted()
+            return
+        except ssl.SSLError as error:
+            self._send_encrypted()  # the alert, so that the peer can say what was wrong
+            self.fail(error)
+            return
+        self._secured = True
+        self._send_encrypted()
+        if self._on_secured is not None:
+            self._on_secured(self._tls.getpeercert())
+        early, self._early = self._early, []
+        self.queued -= sum(map(len, early))
+        ending, self._ending = self._ending, False
+        for data in early:
+            self.write(data)
+        self._ending = ending
+        if not self._queue:
+            self._flushed()
+
+    def end(self) -> None:
+        """See `Wire.end`; what was written before the handshake goes out first."""
+        if self._secured or not self._early:
+            super().end()
+        else:
+            self._ending = True
+
+    def _deliver(self) -> None:
+        while self._reading and self._socket is not None:
+            try:
+                data = self._tls.read(_READ)
+            except ssl.SSLWantReadError:
+                self._send_encrypted()  # a key update may want an answer
+                return
+            except ssl.SSLZeroReturnError:
+                data = b""
+            except ssl.SSLError as error:
+                self.fail(error)
+                return
+            if not data:
+                self._input_end()
+                return
+            self.receiver.data(data)
+
+    def _send_encrypted(self) -> None:
+        if self._plain.pending:
+            ending, self._ending = self._ending, False
+            super().write(self._plain.read())
+            self._ending = ending
+
+    def _say_end(self) -> None:
+        """Send our close_notify; the connection stays open for what the peer still sends."""
+        with contextlib.suppress(ssl.SSLError):  # "want read": the peer's close_notify need not be here yet
+            self._tls.unwrap()
+        self._send_encrypted()

@@ -1,0 +1,419 @@
+"""One end of a connection on our own descriptor: sends at once, queues what does not fit, half-closes.
+
+Twisted's own transports are not used for the traffic: they cost an ``epoll_ctl`` and a turn of the reactor for each
+write, and lose an answer that arrives while an upload is being refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTime, IReadWriteDescriptor
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from docker_tracker.proxy.hangup import HangupWatch
+
+Bytes = bytes | bytearray | memoryview
+
+#: Shared by all wires of the process: what is read is acted on before the next read.
+_BUFFER = bytearray(1024 * 1024)
+_VIEW = memoryview(_BUFFER)
+
+#: How long a closing connection is read on, so that its last answer is not lost to a reset, in seconds.
+LINGER = 2.0
+
+
+class IReactor(IReactorFDSet, IReactorTime):
+    """What we need of a reactor."""
+
+
+class Board(Protocol):
+    """What all wires of a process share; `docker_tracker.proxy.hub.Hub` is it."""
+
+    reactor: IReactor
+    hangups: HangupWatch
+
+    def wire_opened(self, wire: SocketWire) -> None:
+        """A descriptor is ours from now on."""
+
+    def wire_closed(self, wire: SocketWire) -> None:
+        """A descriptor was closed."""
+
+
+class Receiver(Protocol):
+    """Whoever a wire tells what happened at its other end."""
+
+    def data(self, data: Bytes) -> None:
+        """Bytes came; ``data`` is valid during the call only."""
+
+    def ended(self) -> None:
+        """The other end sends no more (it may still read). No `data` follows."""
+
+    def drained(self) -> None:
+        """All that was queued is sent."""
+
+    def broken(self) -> None:
+        """The other end reads no more; what was queued is dropped. What it sent can still be read."""
+
+    def lost(self, error: OSError) -> None:
+        """The connection is gone: no `data` follows, and what is written goes nowhere."""
+
+
+class Wire(Protocol):
+    """What conversations and splices know of a connection."""
+
+    receiver: Receiver
+    queued: int
+    input_ended: bool
+    connecting: bool
+    tells_hangups: bool
+
+    def write(self, data: Bytes) -> None:
+        """Send, or queue what cannot be sent now; the caller stops its source while `queued` is not 0."""
+
+    def pause(self) -> None:
+        """Read no more for now."""
+
+    def resume(self) -> None:
+        """Read again."""
+
+    def end(self) -> None:
+        """Send no more: once all is flushed the other end sees the end of its input."""
+
+    def close(self, linger: bool = False) -> None:
+        """Flush, then close; tell the receiver nothing more. ``linger``: wait for the other end to leave first."""
+
+    def abort(self) -> None:
+        """Close now; drop what is queued; tell the receiver nothing more."""
+
+    def hung_up(self) -> bool:
+        """Whether the other end is known to be closed both ways; False where that cannot be known."""
+
+    def watch_hangup(self, callback: Callable[[], None]) -> None:
+        """Have a callback called once when the other end has left for good; for a wire whose input ended."""
+
+    def set_timer(self, delay: float, callback: Callable[[], object]) -> None:
+        """Have a callback called after ``delay`` seconds, unless the wire is connected, closed or set again before."""
+
+
+class _Nobody:
+    """The receiver of a wire that is closing."""
+
+    def data(self, data: Bytes) -> None:
+        """Drop it."""
+
+    def ended(self) -> None:
+        """Expected."""
+
+    drained = broken = ended
+
+    def lost(self, error: OSError) -> None:
+        """Expected."""
+
+
+NOBODY = _Nobody()
+
+
+@implementer(IReadWriteDescriptor)
+class SocketWire:
+    """A connected stream socket. It reads from the start; set `receiver` before the reactor's next turn.
+
+    :param board: What it shares with all others.
+    :param sock: Non-blocking; owned by the wire from now on.
+    :param connecting: Not connected yet: what is written is queued until `connected`.
+    """
+
+    __slots__ = (
+        "_board",
+        "_closing",
+        "_end_said",
+        "_ending",
+        "_linger",
+        "_queue",
+        "_reactor",
+        "_reading",
+        "_socket",
+        "_timer",
+        "_write_broken",
+        "_writing",
+        "connecting",
+        "input_ended",
+        "queued",
+        "receiver",
+        "tells_hangups",
+    )
+
+    def __init__(self, board: Board, sock: socket.socket, connecting: bool = False) -> None:
+        self._board = board
+        self._reactor = board.reactor
+        self.receiver: Receiver = NOBODY
+        self.queued = 0
+        self.input_ended = False
+        #: A unix peer that closes both ways can be told from one that half-closes; a TCP peer sends one FIN for both.
+        self.tells_hangups = sock.family == socket.AF_UNIX
+        self._socket: socket.socket | None = sock
+        self._queue: deque[Bytes] = deque()
+        self._reading = False
+        self._writing = False
+        self._ending = False
+        self._end_said = False
+        self._closing = False
+        self._linger = False
+        self._write_broken = False
+        self._timer: IDelayedCall | None = None
+        self.connecting = connecting
+        board.wire_opened(self)
+        if not connecting:
+            self._set_reading(True)
+
+    # What the reactor calls
+
+    def fileno(self) -> int:
+        """The descriptor, or -1 once it is closed."""
+        return -1 if self._socket is None else self._socket.fileno()
+
+    def logPrefix(self) -> str:
+        """The name under which the reactor logs."""
+        return "docker-tracker"
+
+    def doRead(self) -> None:
+        """Take what is there, once."""
+        assert self._socket is not None
+        try:
+            size = self._socket.recv_into(_BUFFER)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.fail(error)
+            return
+        if size:
+            self.receiver.data(_VIEW[:size])
+        else:
+            self._input_end()
+
+    def doWrite(self) -> None:
+        """Send what is queued."""
+        if self.connecting:
+            assert self._socket is not None
+            failure = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if failure:
+                self.fail(OSError(failure, os.strerror(failure)))
+                return
+            self.connected()
+        queue = self._queue
+        while queue:
+            data = queue[0]
+            sent = self._send(data)
+            if sent < 0:
+                return
+            self.queued -= sent
+            if sent < len(data):
+                queue[0] = memoryview(data)[sent:]
+                return
+            queue.popleft()
+        self._set_writing(False)
+        self._flushed()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor saw a hang-up while we only wrote, and has removed us. There may be input yet: keep reading."""
+        reading, self._reading, self._writing = self._reading, False, False
+        if self._socket is None:
+            return
+        if self.connecting:
+            self.doWrite()
+            return
+        self._break_writing()
+        if reading and self._socket is not None:
+            self._set_reading(True)
+            self.doRead()
+
+    # What our own side calls
+
+    def await_connection(self) -> None:
+        """Have the reactor tell when a connection that is in progress is made or has failed."""
+        self._set_writing(True)
+
+    def set_timer(self, delay: float, callback: Callable[[], object]) -> None:
+        """Have a callback called after ``delay`` seconds, unless the wire is connected, closed or set again before."""
+        self._stop_timer()
+        self._timer = self._reactor.callLater(delay, self._timer_over, callback)
+
+    def connected(self) -> None:
+        """The connection is made: read, and send what was queued."""
+        self._stop_timer()
+        self.connecting = False
+        self._set_reading(True)
+        self._set_writing(bool(self._queue))
+
+    def fail(self, error: OSError) -> None:
+        """Close the descriptor and tell the receiver why."""
+        receiver, closing = self.receiver, self._closing
+        self.abort()
+        if not closing:
+            receiver.lost(error)
+
+    def write(self, data: Bytes) -> None:
+        """See `Wire.write`."""
+        if self._write_broken or self._ending:
+            return
+        if not self._queue and not self.connecting:
+            sent = self._send(data)
+            if sent < 0 or sent == len(data):
+                return
+            data = data[sent:]
+            self._set_writing(True)
+        data = bytes(data)
+        self._queue.append(data)
+        self.queued += len(data)
+
+    def pause(self) -> None:
+        """See `Wire.pause`."""
+        if self._reading and not self._closing:
+            self._set_reading(False)
+
+    def resume(self) -> None:
+        """See `Wire.resume`."""
+        if not self._reading and not self.input_ended and not self.connecting and self._socket is not None:
+            self._set_reading(True)
+
+    def end(self) -> None:
+        """See `Wire.end`."""
+        if not self._ending:
+            self._ending = True
+            if not self._queue:
+                self._flushed()
+
+    def close(self, linger: bool = False) -> None:
+        """See `Wire.close`."""
+        if self._closing or self._socket is None:
+            return
+        self._closing = True
+        self.receiver = NOBODY
+        self._linger = linger
+        if linger:
+            self.resume()
+        else:
+            self._set_reading(False)
+        self._ending = True
+        if not self._queue:
+            self._flushed()
+
+    def abort(self) -> None:
+        """See `Wire.abort`."""
+        sock = self._socket
+        if sock is None:
+            return
+        self.receiver = NOBODY
+        self._closing = True
+        self._set_reading(False)
+        self._set_writing(False)
+        self._queue.clear()
+        self.queued = 0
+        self._stop_timer()
+        self._board.hangups.unwatch(sock.fileno())
+        self._socket = None
+        sock.close()
+        self._board.wire_closed(self)
+
+    def hung_up(self) -> bool:
+        """See `Wire.hung_up`: unix sockets know it at once; of a TCP peer only a reset tells."""
+        if self._socket is None:
+            return True
+        poll = select.poll()
+        poll.register(self._socket, 0)
+        return bool(poll.poll(0))
+
+    def watch_hangup(self, callback: Callable[[], None]) -> None:
+        """Have a callback called once when the other end has left for good; for a wire whose input ended."""
+        if self._socket is not None:
+            self._board.hangups.watch(self._socket.fileno(), callback)
+
+    # Inside
+
+    def _send(self, data: Bytes) -> int:
+        """Return how many bytes went out, or -1: the other end reads no more."""
+        assert self._socket is not None
+        try:
+            return self._socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError:
+            self._break_writing()
+            return -1
+
+    def _break_writing(self) -> None:
+        if self._write_broken:
+            return
+        self._write_broken = True
+        self._queue.clear()
+        self.queued = 0
+        self._set_writing(False)
+        if self._closing:
+            self._finish_closing()
+        else:
+            self.receiver.broken()
+
+    def _flushed(self) -> None:
+        """Nothing is queued any more."""
+        if self._ending and not self._end_said and not self._write_broken:
+            self._end_said = True
+            self._say_end()
+            if self._queue:
+                return
+        if self._closing:
+            self._finish_closing()
+        else:
+            self.receiver.drained()
+
+    def _say_end(self) -> None:
+        """Tell the other end that no more comes; a close that does not linger says it by itself."""
+        assert self._socket is not None
+        if self._closing and not self._linger:
+            return
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:  # ENOTCONN: it is gone already; reading says so
+                raise
+
+    def _finish_closing(self) -> None:
+        """All is flushed and the end is sent: go when the other end goes, or after a while."""
+        if self.input_ended or not self._linger:
+            self.abort()
+        elif self._timer is None:
+            self.set_timer(LINGER, self.abort)
+
+    def _timer_over(self, callback: Callable[[], object]) -> None:
+        self._timer = None
+        callback()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _input_end(self) -> None:
+        self.input_ended = True
+        self._set_reading(False)
+        if self._closing:
+            if not self._queue:
+                self.abort()
+        else:
+            self.receiver.ended()
+
+    def _set_reading(self, on: bool) -> None:
+        if on != self._reading:
+            self._reading = on
+            (self._reactor.addReader if on else self._reactor.removeReader)(self)
+
+    def _set_writing(self, on: bool) -> None:
+        if on != self._writing:
+            self._writing = on
+            (self._reactor.addWriter if on else self._reactor.removeWriter)(self)
