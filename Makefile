@@ -33,6 +33,7 @@ $(VENV)/.tools: tests/requirements.txt
 $(DEMO)/.installed: setup.cfg pyproject.toml $(shell find docker_tracker twisted systemd -type f -not -name '*.pyc' -not -name dropin.cache)
 	@mkdir -p .cache
 	$(call make-environment,$(DEMO))
+	@rm -rf build
 	@$(DEMO)/bin/pip install --quiet --disable-pip-version-check --upgrade .
 	@touch $@
 

@@ -30,7 +30,7 @@ class UnitTests(SynchronousTestCase):
         self.assertEqual((done.returncode, done.stdout, done.stderr, len(units)), (0, "", "", 2))
 
     def test_agree(self) -> None:
-        """The unit waits for the notification, stops more patiently than the daemon drains, and hides no bind sources."""
+        """The unit waits to be told, stops the daemon with patience, and hides no bind sources from it."""
         service = (UNITS / "docker-tracker.service").read_text()
         for line in ("Type=notify", "KillMode=mixed", "Restart=always", "ExecReload=kill -HUP $MAINPID"):
             self.assertIn(f"\n{line}\n", service)

@@ -69,7 +69,7 @@ class Daemon:
         return self.log_path.read_text(errors="replace")
 
     def wait_for(self, condition: Callable[[], bool], seconds: float = 30) -> None:
-        """Wait until a condition holds. :raises AssertionError: it ended before, or the time is over; with its output."""
+        """Wait until a condition holds. :raises AssertionError: it ended, or the time is over; with its output."""
         end = time.monotonic() + seconds
         while not condition():
             if self.process is None or self.process.poll() is not None:
