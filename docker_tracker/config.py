@@ -273,11 +273,6 @@ def _open(
     return Sources(options, environ, table, path), path
 
 
-def _text(sources: Sources, name: str) -> str | None:
-    found = sources.find(name)
-    return None if found is None else found.text()
-
-
 def _truth(sources: Sources, name: str) -> bool:
     found = sources.find(name)
     return found is not None and found.truth()

@@ -22,7 +22,7 @@ def check_private(path: Path, uid: int) -> None:
 
     All directories above it are looked at, and those above every symbolic link on the way. Above it one with the
     sticky bit (``/tmp``) is taken, since there nobody can replace what is another's; but not as the directory that
-    a file itself stands in, where a missing file could be put by anyone.
+    a file itself stands in: before the file was made, anyone could have made it there.
 
     :param path: An absolute path; what is not there is not refused.
     :param uid: The daemon's user.
@@ -50,7 +50,10 @@ def check_tree(path: Path, uid: int) -> None:
         real = place.resolve()
         if real.is_dir() and real not in seen:
             seen.add(real)
-            waiting.extend(sorted(real.iterdir(), reverse=True))
+            try:
+                waiting.extend(sorted(real.iterdir(), reverse=True))
+            except OSError as error:
+                raise ConfigurationError(str(real), f"cannot be looked at: {error.strerror}") from error
 
 
 def _steps(path: Path) -> Iterator[Path]:
