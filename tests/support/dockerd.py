@@ -320,12 +320,12 @@ class PrivateEngine:
         change = "CMD+%5B%22sh%22%5D"
         name, tag = IMAGE.split(":")
         path = f"/images/create?fromSrc=-&repo={name}&tag={tag}&changes={change}"
-        status, answer = self.api("POST", path, data=_root_file_system())
+        status, answer = self.api("POST", path, data=root_file_system())
         if status != 200 or "error" in str(answer):
             raise EngineError(f"the image {IMAGE} could not be made: {answer}")
 
 
-def _root_file_system() -> bytes:
+def root_file_system() -> bytes:
     """Make a tar archive of a root directory with busybox and a link for each of its commands."""
     commands = subprocess.run([str(BUSYBOX), "--list"], check=True, capture_output=True, text=True).stdout.split()
     stream = io.BytesIO()
