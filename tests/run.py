@@ -251,7 +251,7 @@ def left_behind(runner: Runner, engine: PrivateEngine | None) -> Result:
         except (FileNotFoundError, PermissionError, ProcessLookupError):
             continue
     output = "\n".join(f"left behind: {thing}" for thing in found)
-    return Result(name="left-behind", passed=not found, failed=bool(found), output=output)
+    return Result(name="left-behind", passed=int(not found), failed=int(bool(found)), output=output)
 
 
 # The first lane's parts share the engine and measure; the second's only read the source.
@@ -297,7 +297,7 @@ def start_engine() -> tuple[PrivateEngine | None, Result]:
         os.environ[ADDRESS_VARIABLE] = engine.address
         return engine, Result(name="engine")
     required = os.environ.get(REQUIRE_VARIABLE) == "1"
-    return None, Result(name="engine", failed=required, reasons=(f"engine: {reason}",), output=reason or "")
+    return None, Result(name="engine", failed=int(required), reasons=(f"engine: {reason}",), output=reason or "")
 
 
 def main(names: list[str]) -> int:
