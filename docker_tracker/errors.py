@@ -64,6 +64,19 @@ class EngineProtocolError(EngineError):
 
 
 @attrs.define(auto_exc=True, slots=False)
+class EngineAnswerError(EngineError):
+    """The engine answered a call of our own with an error.
+
+    :ivar answered: The status of its answer.
+    """
+
+    answered: int = 500
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@attrs.define(auto_exc=True, slots=False)
 class ConfigurationError(TrackerError):
     """An option, a file or a plug-in is not usable; the daemon does not start.
 

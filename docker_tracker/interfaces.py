@@ -18,7 +18,7 @@ time limit (``limits.interceptor-seconds``) holds for each. The others are told:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zope.interface import Attribute, Interface
@@ -27,6 +27,7 @@ from docker_tracker.engine.document import Document
 from docker_tracker.engine.operation import Operation
 from docker_tracker.exchange import Answer, Exchange, Outcome, Stage
 from docker_tracker.http1.head import RequestHead, ResponseHead
+from docker_tracker.records import Intent, Resource, State
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -105,36 +106,83 @@ class IJob(Interface):
 
 
 class ILedger(Interface):
-    """The durable record of jobs and resources. Whatever returned is on disk; all calls keep their order.
+    """The durable record of jobs, intents and resources. What is answered is on disk; all calls keep their order.
 
-    Every method may fail with `docker_tracker.errors.LedgerError`.
+    So a read sees every write that was asked for before it, awaited or not. Every method may fail with
+    `docker_tracker.errors.LedgerError`; then nothing of that call was written.
     """
 
-    def intend(job_id: str, operation: str, names: Sequence[str], kind: str) -> Awaitable[int]:
-        """Write down that a create is about to be forwarded; return the intent's number."""
+    def job(name: str) -> Awaitable[IJob]:
+        """Return the job of that name that did not end; make it if there is none."""
 
-    def record(intent: int, kind: str, identifier: str, name: str, relation: str) -> Awaitable[None]:
-        """Write down a resource that an intent led to; ``relation`` is ``made`` or ``used``."""
+    def check_engine(engine: str) -> Awaitable[None]:
+        """Write down the engine's ID (`IEngine.identity`) at its first sight; fail for any other one."""
 
-    def settle(intent: int, result: str) -> Awaitable[None]:
-        """Close an intent: ``done``, ``failed`` or ``unknown``."""
+    def intend(intent: Intent, engine: str) -> Awaitable[int]:
+        """Write down that a create is about to be forwarded; return the intent's number.
 
-    def removed(kind: str, identifier: str) -> Awaitable[None]:
-        """Write down that a resource exists no more."""
+        :param engine: As for `check_engine`.
+        """
 
-    def resources(job_id: str, everything: bool = False) -> Awaitable[Sequence[Any]]:
-        """Return a job's resources that still exist (``everything``: removed ones, too)."""
+    def record(intent: int, resources: Sequence[Resource], state: State | None = None) -> Awaitable[None]:
+        """Write down what an intent led to, and settle it if a state is given.
+
+        A resource that the job has already is brought up to date. What another job made is recorded as used.
+        """
+
+    def settle(intent: int, state: State) -> Awaitable[None]:
+        """Write down what became of an intent."""
+
+    def removed(kind: str, identifiers: Sequence[str]) -> Awaitable[None]:
+        """Write down that resources exist no more, whoever's they were; unknown identifiers are passed by."""
+
+    def removed_reference(kind: str, reference: str) -> Awaitable[None]:
+        """As `removed`, for what the engine knew by a name, an ID or a unique beginning of an ID."""
+
+    def renamed(kind: str, reference: str, name: str) -> Awaitable[None]:
+        """Write down that what the engine knew by ``reference`` has another name now."""
+
+    def gone(resources: Sequence[Resource]) -> Awaitable[None]:
+        """Write down that resources exist no more, but for those that an intent led to after they were read."""
+
+    def resources(
+        job_id: str | None = None, kind: str | None = None, everything: bool = False
+    ) -> Awaitable[Sequence[Resource]]:
+        """Return resources that exist (``everything``: removed ones, too), of one job or all, of one kind or all."""
+
+    def lost() -> Awaitable[Sequence[tuple[Intent, Sequence[Resource]]]]:
+        """Return the intents whose answer nobody saw, each with what is recorded of it."""
+
+    def on_lost(callback: Callable[[], None]) -> None:
+        """Have a callback called whenever an intent was lost: the engine has to be looked at."""
 
 
 class IEngine(Interface):
-    """The engine, for our own calls (not for the traffic)."""
+    """The engine, for our own calls (not for the traffic).
+
+    :raises docker_tracker.errors.EngineError: (every call) it is absent, slow, or answered an error.
+    """
 
     address: str = Attribute("As the configuration names it.")
 
-    def get(path: str, parameters: dict[str, str] | None = None) -> Awaitable[Any]:
+    def get(path: str, parameters: Mapping[str, str] | None = None) -> Awaitable[Any]:
         """Return the JSON answer of a GET; None for a 404.
 
-        :raises docker_tracker.errors.EngineError: it is absent, slow, or answered another error.
+        :param path: Without a version; names in it are quoted (`urllib.parse.quote`, nothing safe).
+        """
+
+    def request(
+        method: str, path: str, parameters: Mapping[str, str] | None = None, body: Any = None
+    ) -> Awaitable[tuple[int, Any]]:
+        """Return the status and the JSON answer (None if it has no body) of any call, errors included."""
+
+    def identity() -> Awaitable[str]:
+        """Return what tells this engine from every other one; asked of it once for each of its lives."""
+
+    def lines(path: str, parameters: Mapping[str, str] | None, on_line: Callable[[bytes], Any]) -> Awaitable[None]:
+        """Call back with each line of an endless answer until the engine ends it.
+
+        Nothing more is read while what the callback returned is awaited. Cancelling ends the call.
         """
 
 

@@ -1,0 +1,447 @@
+"""The durable record of jobs, intents and resources: SQLite, one thread, answers only what is on the disk."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from docker_tracker.errors import LedgerError
+from docker_tracker.interfaces import IJob, ILedger
+from docker_tracker.records import Intent, Reference, Relation, Resource, State
+from docker_tracker.tracking.database import CallFromThread, Database, Migrations
+
+_DAY: Final = 86400.0
+_PRUNE_EVERY: Final = 3600.0  # seconds
+
+# A step is never edited once it was released: the next one mends it.
+MIGRATIONS: Final[Migrations] = (
+    (
+        "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+        "CREATE TABLE jobs (id TEXT PRIMARY KEY, name TEXT NOT NULL, created REAL NOT NULL, ended REAL) WITHOUT ROWID",
+        "CREATE UNIQUE INDEX jobs_open ON jobs (name) WHERE ended IS NULL",
+        """CREATE TABLE intents (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            job TEXT NOT NULL,
+            operation TEXT NOT NULL,
+            kind TEXT NOT NULL,
+            names TEXT NOT NULL,  -- JSON: [[kind, name], ...]
+            before TEXT NOT NULL,  -- likewise; emptied when the intent is settled
+            exchange INTEGER NOT NULL,
+            started REAL NOT NULL,
+            state TEXT NOT NULL,
+            settled REAL
+        )""",
+        "CREATE INDEX intents_unsettled ON intents (state) WHERE state IN ('open', 'lost')",
+        "CREATE INDEX intents_settled ON intents (settled) WHERE state IN ('done', 'failed')",
+        """CREATE TABLE resources (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            kind TEXT NOT NULL,
+            identifier TEXT NOT NULL,
+            name TEXT NOT NULL,
+            relation TEXT NOT NULL,
+            parent TEXT NOT NULL,
+            attributes TEXT NOT NULL,  -- JSON: an object of strings
+            job TEXT NOT NULL,
+            intent INTEGER NOT NULL,  -- the last one that led to it
+            created REAL NOT NULL,
+            removed REAL
+        )""",
+        "CREATE UNIQUE INDEX resources_existing ON resources (kind, identifier, job) WHERE removed IS NULL",
+        "CREATE INDEX resources_names ON resources (kind, name) WHERE removed IS NULL",
+        "CREATE INDEX resources_children ON resources (parent) WHERE removed IS NULL AND parent <> ''",
+        "CREATE INDEX resources_jobs ON resources (job, kind)",
+        "CREATE INDEX resources_intents ON resources (intent)",
+        "CREATE INDEX resources_removed ON resources (removed) WHERE removed IS NOT NULL",
+    ),
+)
+
+_RESOURCE_COLUMNS = "kind, identifier, name, relation, parent, attributes, job, intent, created, removed, number"
+_INTENT_COLUMNS = "job, operation, kind, names, before, exchange, number, started, state, settled"
+
+
+@implementer(IJob)
+@attrs.frozen(kw_only=True)
+class Job:
+    """A job as the ledger knows it.
+
+    :ivar id: Random, never used again: everything selects by it.
+    :ivar name: For people; may come back.
+    :ivar created: Seconds since the epoch.
+    """
+
+    id: str
+    name: str
+    created: float
+
+
+@attrs.frozen(kw_only=True)
+class Keeping:
+    """How much of what is over stays in the ledger.
+
+    :ivar seconds: How long removed resources and settled intents are kept.
+    :ivar most: How many removed resources, and how many settled intents, are kept at most.
+    """
+
+    seconds: float = 30 * _DAY
+    most: int = 1_000_000
+
+
+@implementer(ILedger)
+class Ledger:
+    """The ledger of one state directory and one engine.
+
+    :param path: The database file.
+    :param call_from_thread: `reactor.callFromThread`, or None: everything in the caller's thread (tests).
+    :param keeping: Limits on what is over.
+    :param now: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        call_from_thread: CallFromThread | None,
+        keeping: Keeping | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = Database(path, MIGRATIONS, call_from_thread)
+        self._path = path
+        self._keeping = keeping or Keeping()
+        self._now = now
+        self._when_lost: Callable[[], None] | None = None
+
+    def open(self, instance: str) -> None:
+        """Open the file; intents that an earlier process left open are lost. Blocks for some milliseconds.
+
+        :param instance: This tracker's ID, written down beside the engine's.
+        :raises LedgerError: see `Database.open`.
+        """
+        now = self._now()
+
+        def begin(database: sqlite3.Connection) -> None:
+            database.execute("INSERT OR REPLACE INTO meta VALUES ('instance', ?)", (instance,))
+            database.execute("UPDATE intents SET state = 'lost', settled = ? WHERE state = 'open'", (now,))
+
+        self._database.open(begin)
+
+    def close(self) -> Deferred[None]:
+        """Finish what was asked for, then close."""
+        return self._database.close()
+
+    def on_lost(self, callback: Callable[[], None]) -> None:
+        """Have a callback called whenever an intent was lost: the engine has to be looked at."""
+        self._when_lost = callback
+
+    def job(self, name: str) -> Deferred[Job]:
+        """Return the job of that name that did not end; make it if there is none."""
+        made = Job(id=secrets.token_hex(16), name=name, created=self._now())
+
+        def work(database: sqlite3.Connection) -> Job:
+            row = database.execute("SELECT id, created FROM jobs WHERE name = ? AND ended IS NULL", (name,)).fetchone()
+            if row is not None:
+                return Job(id=row[0], name=name, created=row[1])
+            database.execute("INSERT INTO jobs VALUES (?, ?, ?, NULL)", (made.id, name, made.created))
+            return made
+
+        return self._database.run(work)
+
+    def check_engine(self, engine: str) -> Deferred[None]:
+        """Write down the engine's ID at its first sight; fail with `LedgerError` for any other one."""
+        return self._database.run(lambda database: self._check_engine(database, engine))
+
+    def intend(self, intent: Intent, engine: str) -> Deferred[int]:
+        """Write down that a create is about to be forwarded; return the intent's number."""
+        values = (intent.job_id, intent.operation, intent.kind, _references(intent.names), _references(intent.before))
+        now = self._now()
+
+        def work(database: sqlite3.Connection) -> int:
+            self._check_engine(database, engine)
+            row = database.execute(
+                "INSERT INTO intents (job, operation, kind, names, before, exchange, started, state)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, 'open') RETURNING number",
+                (*values, intent.exchange, now),
+            ).fetchone()
+            return int(row[0])
+
+        return self._database.run(work)
+
+    def record(self, intent: int, resources: Sequence[Resource], state: State | None = None) -> Deferred[None]:
+        """Write down what an intent led to, and settle it if a state is given."""
+        now = self._now()
+
+        def work(database: sqlite3.Connection) -> None:
+            row = database.execute("SELECT job FROM intents WHERE number = ?", (intent,)).fetchone()
+            if row is None:
+                raise LedgerError(str(self._path), f"it has no intent {intent}")
+            for resource in resources:
+                _put(database, _with_parent(database, resource), row[0], intent, now)
+            if state is not None:
+                _settle(database, intent, state, now)
+
+        return self._told(self._database.run(work), state)
+
+    def settle(self, intent: int, state: State) -> Deferred[None]:
+        """Write down what became of an intent."""
+        now = self._now()
+        return self._told(self._database.run(lambda database: _settle(database, intent, state, now)), state)
+
+    def removed(self, kind: str, identifiers: Sequence[str]) -> Deferred[None]:
+        """Write down that resources exist no more, whoever's they were; unknown identifiers are passed by."""
+        now = self._now()
+        return self._database.run(lambda database: _removed(database, kind, identifiers, now))
+
+    def removed_reference(self, kind: str, reference: str) -> Deferred[None]:
+        """As `removed`, for what the engine knew by a name, an ID or a unique beginning of an ID."""
+        now = self._now()
+        return self._database.run(lambda database: _removed(database, kind, _resolve(database, kind, reference), now))
+
+    def renamed(self, kind: str, reference: str, name: str) -> Deferred[None]:
+        """Write down that what the engine knew by ``reference`` has another name now."""
+
+        def work(database: sqlite3.Connection) -> None:
+            database.executemany(
+                "UPDATE resources SET name = ? WHERE kind = ? AND identifier = ? AND removed IS NULL",
+                [(name, kind, identifier) for identifier in _resolve(database, kind, reference)],
+            )
+
+        return self._database.run(work)
+
+    def gone(self, resources: Sequence[Resource]) -> Deferred[None]:
+        """Write down that resources exist no more, but for those that an intent led to after they were read."""
+        now = self._now()
+
+        def work(database: sqlite3.Connection) -> None:
+            for resource in resources:
+                changed = database.execute(
+                    "UPDATE resources SET removed = ? WHERE number = ? AND intent = ? AND removed IS NULL",
+                    (now, resource.number, resource.intent),
+                ).rowcount
+                if changed and resource.kind == "container":
+                    _removed_execs(database, resource.identifier, now)
+
+        return self._database.run(work)
+
+    def resources(
+        self, job_id: str | None = None, kind: str | None = None, everything: bool = False
+    ) -> Deferred[list[Resource]]:
+        """Return resources that exist (``everything``: removed ones, too), of one job or all, of one kind or all."""
+
+        def work(database: sqlite3.Connection) -> list[Resource]:
+            conditions = {"job = ?": job_id, "kind = ?": kind}
+            given = {condition: value for condition, value in conditions.items() if value is not None}
+            where = " AND ".join([*given, "1" if everything else "removed IS NULL"])
+            rows = database.execute(
+                f"SELECT {_RESOURCE_COLUMNS} FROM resources WHERE {where} ORDER BY number", [*given.values()]
+            )
+            return [_resource(row) for row in rows]
+
+        return self._database.run(work)
+
+    def lost(self) -> Deferred[list[tuple[Intent, list[Resource]]]]:
+        """Return the intents whose answer nobody saw, each with what is recorded of it."""
+
+        def work(database: sqlite3.Connection) -> list[tuple[Intent, list[Resource]]]:
+            intents = database.execute(f"SELECT {_INTENT_COLUMNS} FROM intents WHERE state = 'lost' ORDER BY number")
+            return [
+                (
+                    intent,
+                    [
+                        _resource(row)
+                        for row in database.execute(
+                            f"SELECT {_RESOURCE_COLUMNS} FROM resources WHERE intent = ?", (intent.number,)
+                        )
+                    ],
+                )
+                for intent in map(_intent, intents.fetchall())
+            ]
+
+        return self._database.run(work)
+
+    def prune(self) -> Deferred[None]:
+        """Forget what is over and older than is to be kept."""
+        oldest = self._now() - self._keeping.seconds
+
+        def work(database: sqlite3.Connection) -> None:
+            for table, when, over in (
+                ("resources", "removed", "removed IS NOT NULL"),
+                ("intents", "settled", "state IN ('done', 'failed')"),
+            ):
+                database.execute(f"DELETE FROM {table} WHERE {over} AND {when} < ?", (oldest,))
+                database.execute(
+                    f"DELETE FROM {table} WHERE number IN"
+                    f" (SELECT number FROM {table} WHERE {over} ORDER BY {when} DESC LIMIT -1 OFFSET ?)",
+                    (self._keeping.most,),
+                )
+            database.execute(
+                "DELETE FROM jobs WHERE ended < ? AND id NOT IN (SELECT job FROM resources)"
+                " AND id NOT IN (SELECT job FROM intents)",
+                (oldest,),
+            )
+
+        return self._database.run(work)
+
+    def _told(self, answer: Deferred[None], state: State | None) -> Deferred[None]:
+        """Tell that there is something to look for, once it is on the disk."""
+
+        def tell(_: None) -> None:
+            if self._when_lost is not None:
+                self._when_lost()
+
+        return answer.addCallback(tell) if state is State.LOST else answer
+
+    def _check_engine(self, database: sqlite3.Connection, engine: str) -> None:
+        row = database.execute("SELECT value FROM meta WHERE key = 'engine'").fetchone()
+        if row is None:
+            database.execute("INSERT INTO meta VALUES ('engine', ?)", (engine,))
+        elif row[0] != engine:
+            raise LedgerError(
+                str(self._path),
+                f"it belongs to the engine {row[0]}, but the engine that answers is {engine}; "
+                "give this one a --state-dir of its own",
+            )
+
+
+class LedgerService(Service):
+    """Opens the ledger with the daemon, prunes it every hour, and closes it with the daemon.
+
+    :param instance: Gives this tracker's ID; called at the start.
+    """
+
+    log = Logger()
+
+    def __init__(self, ledger: Ledger, instance: Callable[[], str], clock: IReactorTime) -> None:
+        self._ledger = ledger
+        self._instance = instance
+        self._pruning = LoopingCall(self._prune)
+        self._pruning.clock = clock
+
+    def startService(self) -> None:
+        """Open the ledger; raises `LedgerError` if that can't be."""
+        self._ledger.open(self._instance())
+        super().startService()  # type: ignore[no-untyped-call]
+        self._pruning.start(_PRUNE_EVERY).addErrback(lambda failure: self.log.failure("pruning stopped", failure))
+
+    def stopService(self) -> Deferred[None]:
+        """Close it, when all that was asked for is on the disk."""
+        if self._pruning.running:
+            self._pruning.stop()
+        super().stopService()  # type: ignore[no-untyped-call]
+        return self._ledger.close()
+
+    def _prune(self) -> Deferred[None]:
+        return self._ledger.prune().addErrback(lambda failure: self.log.failure("the ledger was not pruned", failure))
+
+
+def _references(references: Iterable[Reference]) -> str:
+    return json.dumps([*references])
+
+
+def _resource(row: Sequence[object]) -> Resource:
+    values = dict(zip(_RESOURCE_COLUMNS.split(", "), row, strict=True))
+    values["job_id"] = values.pop("job")
+    values["relation"] = Relation(values["relation"])
+    values["attributes"] = json.loads(str(values["attributes"]))
+    return Resource(**values)  # type: ignore[arg-type]  # the columns are the fields
+
+
+def _intent(row: Sequence[object]) -> Intent:
+    values = dict(zip(_INTENT_COLUMNS.split(", "), row, strict=True))
+    values["job_id"] = values.pop("job")
+    values["state"] = State(values["state"])
+    for field in ("names", "before"):
+        values[field] = tuple((kind, name) for kind, name in json.loads(str(values[field])))
+    return Intent(**values)  # type: ignore[arg-type]  # the columns are the fields
+
+
+def _with_parent(database: sqlite3.Connection, resource: Resource) -> Resource:
+    """Return an exec with the full ID of its container, which may be known by any reference."""
+    if resource.kind != "exec":
+        return resource
+    found = _resolve(database, "container", resource.parent)
+    return attrs.evolve(resource, parent=found[0]) if found else resource
+
+
+def _put(database: sqlite3.Connection, resource: Resource, job: str, intent: int, now: float) -> None:
+    """Insert or update a resource. One job at most has made a thing; what a job made and uses, it made."""
+    rows = database.execute(
+        "SELECT number, job, relation FROM resources WHERE kind = ? AND identifier = ? AND removed IS NULL",
+        (resource.kind, resource.identifier),
+    ).fetchall()
+    own = next(((number, relation) for number, owner, relation in rows if owner == job), None)
+    relation = resource.relation.value
+    if any(owner != job and other == Relation.MADE.value for _, owner, other in rows):
+        relation = Relation.USED.value
+    elif own is not None and own[1] == Relation.MADE.value:
+        relation = Relation.MADE.value
+    if own is None:
+        database.execute(
+            "INSERT INTO resources (kind, identifier, name, relation, parent, attributes, job, intent, created)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                resource.kind,
+                resource.identifier,
+                resource.name,
+                relation,
+                resource.parent,
+                json.dumps(dict(resource.attributes)),
+                job,
+                intent,
+                now,
+            ),
+        )
+        return
+    database.execute(
+        "UPDATE resources SET name = coalesce(nullif(?, ''), name), parent = coalesce(nullif(?, ''), parent),"
+        " relation = ?, intent = ? WHERE number = ?",
+        (resource.name, resource.parent, relation, intent, own[0]),
+    )
+
+
+def _settle(database: sqlite3.Connection, intent: int, state: State, now: float) -> None:
+    before = "" if state is State.LOST else ", before = '[]'"
+    database.execute(f"UPDATE intents SET state = ?, settled = ?{before} WHERE number = ?", (state.value, now, intent))
+
+
+def _resolve(database: sqlite3.Connection, kind: str, reference: str) -> list[str]:
+    """Return the identifier that the engine takes a reference for: a full ID, a name, a unique beginning of an ID."""
+    if not reference:
+        return []
+    existing = "SELECT DISTINCT identifier FROM resources WHERE removed IS NULL AND kind = ? AND "
+    for condition, values in (
+        ("identifier = ?", (reference,)),
+        ("name = ?", (reference,)),
+        ("identifier >= ? AND identifier < ?", (reference, reference + "\U0010ffff")),
+    ):
+        found = database.execute(existing + condition + " LIMIT 2", (kind, *values)).fetchall()
+        if found:
+            return [found[0][0]] if len(found) == 1 else []
+    return []
+
+
+def _removed(database: sqlite3.Connection, kind: str, identifiers: Sequence[str], now: float) -> None:
+    for identifier in identifiers:
+        database.execute(
+            "UPDATE resources SET removed = ? WHERE kind = ? AND identifier = ? AND removed IS NULL",
+            (now, kind, identifier),
+        )
+        if kind == "container":
+            _removed_execs(database, identifier, now)
+
+
+def _removed_execs(database: sqlite3.Connection, container: str, now: float) -> None:
+    database.execute(
+        "UPDATE resources SET removed = ? WHERE parent = ? AND parent <> '' AND kind = 'exec' AND removed IS NULL",
+        (now, container),
+    )

@@ -1,0 +1,376 @@
+"""The ledger: jobs, intents and resources across restarts."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from docker_tracker.errors import LedgerError
+from docker_tracker.interfaces import IJob, ILedger
+from docker_tracker.records import Intent, Relation, Resource, State
+from docker_tracker.tracking.ledger import Keeping, Ledger, LedgerService
+
+ENGINE = "ENGINE:1"
+CONTAINER = "c" * 64
+DAY = 86400
+
+
+class LedgerCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.path = Path(directory.name) / "ledger.sqlite"
+        self.clock = Clock()
+        self.clock.advance(10_000_000)
+        self.ledger = self.opened()
+
+    def opened(self, keeping: Keeping | None = None) -> Ledger:
+        ledger = Ledger(self.path, None, keeping, self.clock.seconds)
+        ledger.open("instance")
+        self.addCleanup(ledger.close)
+        return ledger
+
+    def reopened(self, keeping: Keeping | None = None) -> None:
+        self.ledger.close()
+        self.ledger = self.opened(keeping)
+
+    def job(self, name: str = "default") -> str:
+        return self.successResultOf(self.ledger.job(name)).id
+
+    def intend(self, job_id: str = "", **fields: Any) -> int:
+        fields = {"operation": "container_create", "kind": "container", **fields}
+        return self.successResultOf(self.ledger.intend(Intent(job_id=job_id or self.job(), **fields), ENGINE))
+
+    def make(self, *resources: Resource, job_id: str = "") -> int:
+        """Record resources under an intent of their own."""
+        number = self.intend(job_id)
+        self.successResultOf(self.ledger.record(number, resources, State.DONE))
+        return number
+
+    def existing(self, *arguments: Any, **named: Any) -> Sequence[Resource]:
+        return self.successResultOf(self.ledger.resources(*arguments, **named))
+
+    def identifiers(self, *arguments: Any, **named: Any) -> list[str]:
+        return [resource.identifier for resource in self.existing(*arguments, **named)]
+
+
+class JobTests(LedgerCase):
+    def test_interface(self) -> None:
+        """It is what plug-ins are promised."""
+        verifyObject(ILedger, self.ledger)
+        verifyObject(IJob, self.successResultOf(self.ledger.job("default")))
+
+    def test_persists(self) -> None:
+        """A job keeps its ID across restarts; another name is another job."""
+        first = self.successResultOf(self.ledger.job("default"))
+        self.assertRegex(first.id, r"\A[0-9a-f]{32}\Z")
+        other = self.job("other")
+        self.clock.advance(5)
+        self.reopened()
+        self.assertEqual(self.successResultOf(self.ledger.job("default")), first)
+        self.assertEqual(self.job("other"), other)
+        self.assertNotEqual(first.id, other)
+
+
+class EngineTests(LedgerCase):
+    def test_other_engine(self) -> None:
+        """The first engine that is seen is the ledger's, for ever; nothing is made on another one."""
+        self.successResultOf(self.ledger.check_engine(ENGINE))
+        self.successResultOf(self.ledger.check_engine(ENGINE))
+        self.reopened()
+        intent = Intent(job_id=self.job(), operation="container_create", kind="container")
+        for answer in (self.ledger.check_engine("ENGINE:2"), self.ledger.intend(intent, "ENGINE:2")):
+            problem = str(self.failureResultOf(answer, LedgerError).value)
+            self.assertIn("belongs to the engine ENGINE:1, but the engine that answers is ENGINE:2", problem)
+            self.assertIn("--state-dir", problem)
+        self.assertEqual(self.successResultOf(self.ledger.intend(intent, ENGINE)), 1)
+
+    def test_first_create(self) -> None:
+        """A create before any other look at the engine writes the engine down, too."""
+        self.intend()
+        self.failureResultOf(self.ledger.check_engine("ENGINE:2"), LedgerError)
+
+
+class IntentTests(LedgerCase):
+    def lost(self) -> list[tuple[Intent, list[Resource]]]:
+        return self.successResultOf(self.ledger.lost())
+
+    def test_lost_by_a_crash(self) -> None:
+        """What was in flight when the process ended is lost at the next start, with all that was known of it."""
+        names = (("container", "web"), ("volume", "cache"))
+        job_id = self.job()
+        number = self.intend(names=names, before=names[1:], exchange=7)
+        done = self.make(Resource(kind="container", identifier=CONTAINER))
+        self.assertEqual(self.lost(), [])
+        self.clock.advance(10)
+        self.reopened()
+        self.assertEqual(
+            self.lost(),
+            [
+                (
+                    Intent(
+                        job_id=job_id,
+                        operation="container_create",
+                        kind="container",
+                        names=names,
+                        before=names[1:],
+                        exchange=7,
+                        number=number,
+                        started=10_000_000,
+                        state=State.LOST,
+                        settled=10_000_010,
+                    ),
+                    [],
+                )
+            ],
+        )
+        self.assertEqual((number, done), (1, 2))
+
+    def test_lost_by_a_connection(self) -> None:
+        """An answer that nobody saw calls whoever looks at the engine, once it is written down."""
+        calls: list[int] = []
+        number, other = self.intend(), self.intend()
+        self.successResultOf(self.ledger.settle(number, State.LOST))
+        self.ledger.on_lost(lambda: calls.append(len(self.lost())))
+        self.successResultOf(self.ledger.settle(other, State.FAILED))
+        self.assertEqual(calls, [])
+        self.successResultOf(self.ledger.record(self.intend(), [], State.LOST))
+        self.assertEqual(calls, [2])
+
+    def test_lost_with_what_is_recorded(self) -> None:
+        """A lost intent comes with the resources that it led to."""
+        number = self.intend()
+        self.successResultOf(self.ledger.record(number, [Resource(kind="container", identifier=CONTAINER)]))
+        self.reopened()
+        self.assertEqual([[found.identifier for found in resources] for _, resources in self.lost()], [[CONTAINER]])
+        self.successResultOf(self.ledger.settle(number, State.DONE))
+        self.assertEqual(self.lost(), [])
+
+    def test_late_answer(self) -> None:
+        """An answer that comes after its intent was given up is recorded all the same."""
+        number = self.intend()
+        self.successResultOf(self.ledger.settle(number, State.FAILED))
+        self.successResultOf(self.ledger.record(number, [Resource(kind="container", identifier=CONTAINER)], State.DONE))
+        self.assertEqual(self.identifiers(), [CONTAINER])
+
+    def test_unknown(self) -> None:
+        """Nothing is recorded without an intent."""
+        answer = self.ledger.record(99, [Resource(kind="container", identifier=CONTAINER)])
+        self.assertIn("no intent 99", self.failureResultOf(answer, LedgerError).value.problem)
+        self.assertEqual(self.identifiers(), [])
+
+
+class ResourceTests(LedgerCase):
+    def test_fields(self) -> None:
+        """All that is known of a resource comes back after a restart."""
+        resource = Resource(
+            kind="exec", identifier="e" * 64, name="n", parent=CONTAINER, attributes={"uid": "1000", "pid": "7"}
+        )
+        number = self.make(resource)
+        job_id = self.job()
+        self.reopened()
+        (found,) = self.existing()
+        self.assertEqual(
+            (found.kind, found.identifier, found.name, found.relation, found.parent, found.attributes),
+            ("exec", "e" * 64, "n", Relation.MADE, CONTAINER, {"uid": "1000", "pid": "7"}),
+        )
+        self.assertEqual(
+            (found.job_id, found.intent, found.created, found.removed), (job_id, number, 10_000_000.0, None)
+        )
+
+    def test_choice(self) -> None:
+        """A job's, a kind's, and removed ones on demand."""
+        other = self.job("other")
+        self.make(Resource(kind="container", identifier="a"), Resource(kind="volume", identifier="v"))
+        self.make(Resource(kind="container", identifier="b"), job_id=other)
+        self.successResultOf(self.ledger.removed("volume", ["v"]))
+        for arguments, wanted in (
+            ({}, ["a", "b"]),
+            ({"everything": True}, ["a", "v", "b"]),
+            ({"job_id": other}, ["b"]),
+            ({"job_id": self.job(), "kind": "container"}, ["a"]),
+            ({"job_id": self.job(), "kind": "volume", "everything": True}, ["v"]),
+        ):
+            self.assertEqual(self.identifiers(**arguments), wanted, arguments)
+
+    def test_relations(self) -> None:
+        """One job at most has made a thing; what it made it does not come to have only used."""
+        other = self.job("other")
+        for kind, steps, wanted in (
+            ("made, then used", (("", "made"), ("", "used")), [("default", "made")]),
+            ("used, then made", (("", "used"), ("", "made")), [("default", "made")]),
+            ("made twice", (("", "made"), ("", "made")), [("default", "made")]),
+            ("made by two", (("", "made"), (other, "made")), [("default", "made"), ("other", "used")]),
+            ("used by two", (("", "used"), (other, "used")), [("default", "used"), ("other", "used")]),
+            ("other uses", (("", "used"), (other, "made")), [("default", "used"), ("other", "made")]),
+        ):
+            for job_id, relation in steps:
+                self.make(Resource(kind=kind, identifier="x", relation=Relation(relation)), job_id=job_id)
+            found = [
+                ("other" if row.job_id == other else "default", row.relation.value) for row in self.existing(kind=kind)
+            ]
+            self.assertEqual(found, wanted, kind)
+
+    def test_brought_up_to_date(self) -> None:
+        """A name that is learned later is kept; one that is not known does not erase it."""
+        for name, wanted in (("", ""), ("web", "web"), ("", "web"), ("api", "api")):
+            self.make(Resource(kind="container", identifier=CONTAINER, name=name))
+            self.assertEqual([row.name for row in self.existing()], [wanted])
+
+    def test_removed(self) -> None:
+        """A removed thing is no job's any more, and may come anew; unknown things are passed by."""
+        other = self.job("other")
+        for job_id in ("", other):
+            self.make(Resource(kind="volume", identifier="v", relation=Relation.USED), job_id=job_id)
+        self.clock.advance(5)
+        self.successResultOf(self.ledger.removed("volume", ["nothing", "v"]))
+        self.assertEqual(self.identifiers(), [])
+        self.assertEqual([row.removed for row in self.existing(everything=True)], [10_000_005.0] * 2)
+        self.make(Resource(kind="volume", identifier="v"))
+        self.assertEqual([(row.identifier, row.relation) for row in self.existing()], [("v", Relation.MADE)])
+
+    def test_execs_go_with_their_container(self) -> None:
+        """The parent of an exec is found by any reference; when it is gone, so is the exec."""
+        for way in ("removed", "gone"):
+            self.make(Resource(kind="container", identifier=CONTAINER, name="web"))
+            for number, reference in enumerate(("web", CONTAINER, "ccc", "unknown")):
+                self.make(Resource(kind="exec", identifier=f"e{number}", parent=reference))
+            if way == "removed":
+                self.successResultOf(self.ledger.removed("container", [CONTAINER]))
+            else:
+                self.successResultOf(self.ledger.gone(self.existing(kind="container")))
+            self.assertEqual(self.identifiers(), ["e3"], way)
+            self.successResultOf(self.ledger.removed("exec", ["e3"]))
+
+    def test_references(self) -> None:
+        """A reference means what the engine takes it for: an ID, else a name, else a unique beginning of an ID."""
+        for reference, wanted in (
+            ("abc1", "abc1"),
+            ("ab", "abd2"),  # a name wins over a beginning
+            ("abc", None),  # of two
+            ("abc12", "abc123"),
+            ("nothing", None),
+            ("", None),
+            ("%", None),
+        ):
+            self.make(
+                Resource(kind="container", identifier="abc1", name="one"),
+                Resource(kind="container", identifier="abc123", name="abd2"),
+                Resource(kind="container", identifier="abd2", name="ab"),
+                Resource(kind="network", identifier="nothing", name="nothing"),
+            )
+            self.successResultOf(self.ledger.removed_reference("container", reference))
+            left = self.identifiers(kind="container")
+            self.assertEqual({"abc1", "abc123", "abd2"} - set(left), {wanted} - {None}, reference)
+
+    def test_renamed(self) -> None:
+        """A name that was given anew is the one by which a thing is found."""
+        self.make(Resource(kind="container", identifier=CONTAINER, name="web"))
+        self.successResultOf(self.ledger.renamed("container", "web", "api"))
+        self.successResultOf(self.ledger.removed_reference("container", "web"))
+        self.assertEqual([row.name for row in self.existing()], ["api"])
+        self.successResultOf(self.ledger.renamed("container", "nothing", "x"))
+
+    def test_gone_but_made_anew(self) -> None:
+        """What an intent led to after the look began is not marked as gone by that look."""
+        self.make(Resource(kind="volume", identifier="v"), Resource(kind="volume", identifier="w"))
+        seen = self.existing()
+        self.make(Resource(kind="volume", identifier="v"))
+        self.successResultOf(self.ledger.gone(seen))
+        self.assertEqual(self.identifiers(), ["v"])
+
+
+class KeepingTests(LedgerCase):
+    def counted(self) -> dict[str, int]:
+        connection = sqlite3.connect(self.path)
+        self.addCleanup(connection.close)
+        return {
+            table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+            for table in ("jobs", "intents", "resources")
+        }
+
+    def test_age(self) -> None:
+        """What is over is forgotten after thirty days; what exists or is not settled never is."""
+        self.make(Resource(kind="container", identifier="a"), Resource(kind="container", identifier="b"))
+        self.intend()
+        self.successResultOf(self.ledger.settle(self.intend(), State.LOST))
+        self.successResultOf(self.ledger.removed("container", ["a"]))
+        for days, wanted in ((29, (1, 3, 2)), (2, (1, 2, 1))):
+            self.clock.advance(days * DAY)
+            self.successResultOf(self.ledger.prune())
+            self.assertEqual(tuple(self.counted().values()), wanted)
+        self.assertEqual(self.identifiers(), ["b"])
+
+    def test_number(self) -> None:
+        """The newest of what is over are kept, up to a number."""
+        self.reopened(Keeping(most=2))
+        for number in range(5):
+            self.make(Resource(kind="container", identifier=f"{number}"))
+            self.successResultOf(self.ledger.removed("container", [f"{number}"]))
+            self.clock.advance(1)
+        self.successResultOf(self.ledger.prune())
+        self.assertEqual(self.identifiers(everything=True), ["3", "4"])
+        self.assertEqual(self.counted()["intents"], 2)
+
+    def test_ended_jobs(self) -> None:
+        """A job that ended is forgotten when nothing of it is left."""
+        self.job("over")
+        connection = sqlite3.connect(self.path)
+        connection.execute("UPDATE jobs SET ended = 1")
+        connection.commit()
+        connection.close()
+        self.job("default")
+        self.successResultOf(self.ledger.prune())
+        self.assertEqual(self.counted()["jobs"], 1)
+
+
+class ServiceTests(LedgerCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.ledger.close()
+        self.service = LedgerService(self.ledger, lambda: "instance", self.clock)
+
+    def test_life(self) -> None:
+        """Nothing is open before the start and after the stop; what is over is pruned every hour."""
+        pruned: list[float] = []
+        prune = self.ledger.prune
+
+        def seen() -> Deferred[None]:
+            pruned.append(self.clock.seconds())
+            return prune()
+
+        self.patch(self.ledger, "prune", seen)
+        self.failureResultOf(self.ledger.job("default"), LedgerError)
+        self.service.startService()
+        self.job()
+        self.clock.pump([1800] * 4)
+        self.assertEqual([time - 10_000_000 for time in pruned], [0, 3600, 7200])
+        self.successResultOf(self.service.stopService())
+        self.failureResultOf(self.ledger.job("default"), LedgerError)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_stop_without_start(self) -> None:
+        """A daemon whose start failed elsewhere is stopped cleanly."""
+        self.successResultOf(self.service.stopService())
+
+    def test_failed_pruning(self) -> None:
+        """It is logged, and tried again an hour later."""
+        self.patch(self.ledger, "prune", lambda: fail(LedgerError("path", "no space")))
+        self.service.startService()
+        self.clock.advance(3600)
+        self.assertEqual(len(self.flushLoggedErrors(LedgerError)), 2)
+        self.successResultOf(self.service.stopService())
+
+    def test_failed_start(self) -> None:
+        """A ledger that can't be opened stops the start."""
+        other = self.opened()
+        self.assertRaises(LedgerError, self.service.startService)
+        other.close()
