@@ -9,7 +9,15 @@ from twisted.logger import Logger
 
 from docker_tracker.engine.document import Document
 from docker_tracker.engine.operation import ResponseBody
-from docker_tracker.errors import BadDocumentError, EngineError, EngineProtocolError, RefusedError, TrackerError
+from docker_tracker.errors import (
+    BadBodyError,
+    BadDocumentError,
+    BadHeadError,
+    EngineError,
+    EngineProtocolError,
+    RefusedError,
+    TrackerError,
+)
 from docker_tracker.http1.framing import BodyKind, response_framing
 from docker_tracker.http1.head import ResponseHead
 from docker_tracker.http1.scanner import Body, HeadScanner, NoBody, UntilCloseBody, body_for
@@ -50,7 +58,7 @@ class LineSplitter:
         if len(rest) > self._limit or self._skipping:
             self._skipping, rest = True, b""
         self._line = rest
-        return [line for line in whole if line.strip() and len(line) <= self._limit]
+        return [line.strip() for line in whole if line.strip() and len(line) <= self._limit]
 
 
 class EngineSide:
@@ -59,11 +67,23 @@ class EngineSide:
     :param conversation: Whose engine it is.
     """
 
-    __slots__ = ("_body", "_conversation", "_held", "_inbox", "_lines", "_method", "_payload", "_phase", "_scanner")
+    __slots__ = (
+        "_body",
+        "_conversation",
+        "_gone",
+        "_held",
+        "_inbox",
+        "_lines",
+        "_method",
+        "_payload",
+        "_phase",
+        "_scanner",
+    )
 
     def __init__(self, conversation: Conversation) -> None:
         self._conversation = conversation
         self._phase = _Phase.IDLE
+        self._gone = False
         self._inbox = bytearray()
         self._scanner = HeadScanner(conversation.entrance.limits.head_bytes)
         self._body: Body = NoBody()
@@ -109,8 +129,9 @@ class EngineSide:
                 raise EngineProtocolError("the engine sent bytes that nobody asked for")
         except EngineError as error:
             conversation.engine_failed(error)
+        except (BadHeadError, BadBodyError) as error:
+            conversation.engine_failed(EngineProtocolError(f"the engine's answer is not HTTP/1.1: {error}"))
         except RefusedError as error:
-            # The framing of an answer is broken, or a guard failed while it was told.
             conversation.answer_refused(error)
 
     def drained(self) -> None:
@@ -137,9 +158,12 @@ class EngineSide:
 
     def _left(self, how: str) -> None:
         entrance = self._conversation.entrance
+        self._gone = True
+        if self._phase == _Phase.HOLD and self._body.done:
+            return  # the answer is whole; it is released when the interceptors are done
         if self._phase == _Phase.HEAD and self._conversation.engine_connecting:
             self._conversation.engine_failed(entrance.dialler.unavailable(how))
-        elif self.due and not (self._phase == _Phase.HOLD and self._body.done):
+        elif self.due:
             self._conversation.engine_failed(
                 EngineError(f"the engine at {entrance.dialler.address} broke off before its answer was whole: {how}")
             )
@@ -251,4 +275,4 @@ class EngineSide:
         self._phase = _Phase.DONE
         if surplus:
             log.warn("the engine sent {surplus} bytes behind its answer; its connection ends", surplus=surplus)
-        self._conversation.answer_done(last=surplus > 0)
+        self._conversation.answer_done(last=surplus > 0 or self._gone)

@@ -109,6 +109,7 @@ class Conversation:
         self._whole: Deferred[None] | None = None
         self._decision: Deferred[None] | None = None
         self._advancing = False
+        self._saving = False
         self._draining = False
         self._splice: Splice | None = None
         hub.conversations.add(self)
@@ -383,14 +384,21 @@ class Conversation:
         """Let the interceptors see a held answer; then release it, or refuse in its stead."""
         assert self.steps is not None
         assert self.exchange is not None
-        self._decision = Deferred.fromCoroutine(self._save(self.steps, self.exchange, document, release))
-        self._decision.addErrback(self._undecided)
+        self._saving = True
+        saved = Deferred.fromCoroutine(self._save(self.steps, self.exchange, document, release))
+        saved.addErrback(self._undecided)
 
     async def _save(self, steps: Steps, exchange: Exchange, document: Document, release: Callable[[], None]) -> None:
-        for named in steps.response_json:
-            await self._ask(named, partial(named.interceptor.response_json, exchange, document))
-        self._decision = None
-        release()
+        """Let the interceptors save what they must; not even a client that leaves interrupts it."""
+        try:
+            for named in steps.response_json:
+                await self._ask(named, partial(named.interceptor.response_json, exchange, document))
+        finally:
+            self._saving = False
+        if self._phase == _Phase.OVER:
+            self._finish(Outcome.CLIENT_GONE)
+        else:
+            release()
 
     # Answers
 
@@ -410,7 +418,7 @@ class Conversation:
             self._exchange_over(Outcome.COMPLETED)
 
     def answer_refused(self, error: RefusedError) -> None:
-        """An interceptor that guards failed while it was told of an answer, or the answer's framing is broken."""
+        """An interceptor that guards failed while it was told of an answer."""
         self._refuse(error)
 
     def upgrade(self, head: bytes, rest: bytes) -> None:
@@ -526,6 +534,8 @@ class Conversation:
 
     def _finish(self, outcome: Outcome) -> None:
         exchange, steps = self.exchange, self.steps
+        if self._saving:
+            return  # `_save` comes here again
         self.exchange = self.steps = None
         self.call = _NOWHERE
         if exchange is not None and steps is not None:
