@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from docker_tracker.engine.document import MISSING, Change, Document, Number, Path, fold
+from docker_tracker.engine.document import MISSING, Change, Document, Number, Path, fold, parse_map
 from docker_tracker.errors import BadDocumentError
 
 # What is refused, and a piece of the sentence that says why.
@@ -171,6 +171,24 @@ class ParseTests(SynchronousTestCase):
             value = Document.parse(str(number).encode()).value
             self.assertIs(type(value), int)
             self.assertEqual(value, number)
+
+
+class MapTests(SynchronousTestCase):
+    def test_accepted(self) -> None:
+        """In a map the user's keys are exact; null and nothing are an empty one."""
+        for body, value in ((b"", {}), (b" null ", {}), (b'{"a":"1","A":"2"}', {"a": "1", "A": "2"})):
+            self.assertEqual(parse_map(body), value)
+
+    def test_refused(self) -> None:
+        """What is no object, or ambiguous, is refused."""
+        for body, problem in (
+            (b"[]", "must be an object"),
+            (b'"a"', "must be an object"),
+            (b'{"a":"1","a":"2"}', "stands twice"),
+            (b'{"a":{"b":1,"B":2}}', "are one key"),
+            (b'{"a":"1"', "Expecting"),
+        ):
+            self.assertIn(problem, str(self.assertRaises(BadDocumentError, parse_map, body)))
 
 
 class GetTests(SynchronousTestCase):

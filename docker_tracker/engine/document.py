@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 import attrs
@@ -109,7 +110,7 @@ def _constant(text: str) -> NoReturn:
 
 
 def _refuse(problem: str) -> NoReturn:
-    raise BadDocumentError(f"the JSON body is refused: {problem}")
+    raise BadDocumentError(f"the JSON is refused: {problem}")
 
 
 _QUICK = json.JSONDecoder(object_pairs_hook=_folded, parse_int=_integer, parse_float=Number, parse_constant=_constant)
@@ -145,6 +146,7 @@ class _Place:
 
 
 _ROOT: Final = _Place()
+_MAP: Final = _Place(user_map=True)
 
 
 def _check_spellings(value: Any, place: _Place) -> None:
@@ -167,6 +169,44 @@ def _decode(text: str) -> Any:
         value = _CAREFUL.decode(text)
         _check_spellings(value, _ROOT)
         return value
+
+
+def _decode_map(text: str) -> Any:
+    value = _CAREFUL.decode(text)
+    _check_spellings(value, _MAP)
+    return value
+
+
+def _read(body: bytes, max_depth: int, decode: Callable[[str], Any]) -> Any:
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        _refuse(f"byte {error.start} is not UTF-8")
+    if not body.strip(_SPACE):
+        return {}
+    if text.startswith("\ufeff"):
+        _refuse("it begins with a byte order mark")
+    if text.count("{") + text.count("[") > max_depth:
+        _check_depth(text, max_depth)
+    try:
+        return decode(text)
+    except RecursionError:
+        _refuse("it is nested too deep")
+    except json.JSONDecodeError as error:
+        _refuse(f"{error.msg} at character {error.pos}")
+
+
+def parse_map(body: bytes, max_depth: int = 64) -> dict[str, Any]:
+    """Read an object whose keys are the user's own (the labels in a query, say); null and nothing are empty.
+
+    :raises BadDocumentError: as `Document.parse`, or it is no object.
+    """
+    value = _read(body, max_depth, _decode_map)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        _refuse("it must be an object")
+    return value
 
 
 def _encode(value: Any) -> str:
@@ -223,22 +263,7 @@ class Document:
         :param max_depth: How many arrays and objects may stand in one another.
         :raises BadDocumentError: it is no JSON, or could be read in two ways; names the key or the problem.
         """
-        try:
-            text = body.decode("utf-8")
-        except UnicodeDecodeError as error:
-            _refuse(f"byte {error.start} is not UTF-8")
-        if not body.strip(_SPACE):
-            return cls({}, body)
-        if text.startswith("\ufeff"):
-            _refuse("it begins with a byte order mark")
-        if text.count("{") + text.count("[") > max_depth:
-            _check_depth(text, max_depth)
-        try:
-            return cls(_decode(text), body)
-        except RecursionError:
-            _refuse("it is nested too deep")
-        except json.JSONDecodeError as error:
-            _refuse(f"{error.msg} at character {error.pos}")
+        return cls(_read(body, max_depth, _decode), body)
 
     @classmethod
     def of(cls, value: Any) -> Document:

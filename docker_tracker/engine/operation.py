@@ -49,8 +49,7 @@ class LabelPlace(enum.Enum):
 class LabelSlot:
     """One place where an operation takes labels.
 
-    :ivar path: For BODY the keys down to the object of labels, ``*`` for each element of an array;
-        for the query forms the parameter's name alone.
+    :ivar path: For BODY the keys down to the object of labels; for the query forms the parameter's name alone.
     :ivar image: Whether the labels become an image's, so that ``image-labels`` rules them.
     """
 
