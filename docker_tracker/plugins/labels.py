@@ -1,0 +1,224 @@
+"""Interceptor ``labels``: all that a job creates bears the job's labels, and nobody can forge them.
+
+Where an operation takes labels is the catalogue's to say (`LabelSlot`); this is a loop over it. Only volumes that a
+container or a service brings along stand elsewhere: in ``Mounts``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import attrs
+
+from docker_tracker.engine import query
+from docker_tracker.engine.document import Change, Document, Path, parse_map
+from docker_tracker.engine.operation import LabelPlace, LabelSlot, Operation
+from docker_tracker.errors import BadDocumentError, BadTargetError
+from docker_tracker.exchange import Exchange, Stage
+from docker_tracker.http1.head import RequestHead
+from docker_tracker.interceptor import Interceptor, Plugin
+from docker_tracker.interfaces import IDaemon, IJob
+from docker_tracker.label_templates import Template, check_listeners, parse_labels
+
+NAME_SPACE: Final = "docker-tracker."
+RETAIN: Final = "docker-tracker.retain"  # a client's wish to keep a thing: the one name of ours that it may set
+
+_MOUNTS: Final[dict[str, Path]] = {
+    "container_create": ("HostConfig", "Mounts"),
+    "service_create": ("TaskTemplate", "ContainerSpec", "Mounts"),
+    "service_update": ("TaskTemplate", "ContainerSpec", "Mounts"),
+}
+_VOLUME_SLOT: Final = LabelSlot(LabelPlace.BODY, ("VolumeOptions", "Labels"))
+# An image made of a container inherits the container's labels (daemon/commit.go: merge), and whatever is made of the
+# image inherits them in turn. None of that is this job's container: what selects it must not find the image.
+_INHERITS: Final = "container_commit"
+_PULLS: Final = "image_create"  # with fromImage: then it takes no labels (image_routes.go: postImagesCreate)
+
+_IMAGE_LABELS: Final = ("static", "full", "none")
+# Names of ours in the text of a Dockerfile line, but for the one that is the client's.
+_FORGED: Final = re.compile(r"(?!docker-tracker\.retain(?:[\"'\s=]|$))(?i:docker-tracker\.)")
+_ESCAPE_DIRECTIVE: Final = re.compile(r"^\s*#\s*escape\s*=", re.IGNORECASE | re.MULTILINE)
+
+
+def _one_of(_: object, __: attrs.Attribute[str], value: str) -> None:
+    if value not in _IMAGE_LABELS:
+        raise ValueError(f"image-labels must be one of {', '.join(_IMAGE_LABELS)}, not {value!r}")
+
+
+@attrs.frozen
+class LabelsSettings:
+    """The table [interceptor.labels].
+
+    :ivar image_labels: What images get: ``static``, the operator's labels; ``full``, the job's, too, by names of
+        their own; ``none``.
+    """
+
+    image_labels: str = attrs.field(default="static", validator=_one_of)
+
+
+def is_ours(name: str) -> bool:
+    """Whether a label's name is in our name space, in whatever case, and not the client's to set."""
+    return name != RETAIN and name.casefold().startswith(NAME_SPACE)
+
+
+def quoted(text: str) -> str:
+    """Return text as one word that a Dockerfile's parser reads back as it is.
+
+    Between double quotes only these three mean anything (``frontend/dockerfile/shell/lex.go``: processDoubleQuote).
+    """
+    return '"' + re.sub(r'(["\\$])', r"\\\1", text) + '"'
+
+
+def change_line(labels: Mapping[str, str]) -> str:
+    """Return the Dockerfile line that sets labels, as ``changes`` takes it."""
+    return "LABEL " + " ".join(f"{quoted(name)}={quoted(value)}" for name, value in labels.items())
+
+
+def check_change(change: str) -> None:
+    """Refuse a client's Dockerfile lines that would forge our labels, or swallow the line that sets them.
+
+    The engine joins all ``changes`` by newlines and parses them as one Dockerfile, ours at the end
+    (``daemon/builder/dockerfile/builder.go``: BuildFromConfig; ``frontend/dockerfile/parser/parser.go``: Parse).
+    A name that is put together of variables can't be seen here; the names that we set are overridden all the same.
+
+    :raises BadTargetError: says which rule it breaks.
+    """
+    if _FORGED.search(change):
+        raise BadTargetError(f"the parameter changes sets a label under {NAME_SPACE}: take it out, the tracker sets it")
+    if _ESCAPE_DIRECTIVE.search(change):
+        raise BadTargetError("the parameter changes has an escape directive; escape by backslashes")
+    lines = [line.strip() for line in change.split("\n")]
+    told = [line for line in lines if line and not line.startswith("#")]
+    if told and told[-1].endswith("\\"):
+        raise BadTargetError("the parameter changes ends in a line continuation; take the last backslash out")
+
+
+def _without_forged(labels: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in labels.items() if not is_ours(name)}
+
+
+@attrs.frozen
+class Labels(Interceptor):
+    """Puts labels on what a job creates.
+
+    :ivar job_labels: Ours, for all but images.
+    :ivar image_labels: Ours, for images.
+    :ivar operators: The operator's, for all; ``on_images`` says whether for images, too.
+    """
+
+    job_labels: Mapping[str, str]
+    image_labels: Mapping[str, str]
+    operators: Mapping[str, Template]
+    on_images: bool
+    fail_closed = True
+
+    def wants(self, operation: Operation) -> Stage:
+        """Ask for the body or the head, where the catalogue says that labels stand there."""
+        stages = Stage.NOTHING
+        for slot in operation.labels:
+            stages |= Stage.REQUEST_JSON if slot.place is LabelPlace.BODY else Stage.REQUEST_HEAD
+        return stages
+
+    def _added(self, slot: LabelSlot, exchange: Exchange) -> dict[str, str]:
+        if slot.image and not self.on_images:
+            return {}
+        operators = {name: template.render(exchange) for name, template in self.operators.items()}
+        return {**operators, **(self.image_labels if slot.image else self.job_labels)}
+
+    async def request_json(self, exchange: Exchange, document: Document) -> Document | None:
+        """Set the labels in the body, and on the volumes in ``Mounts``."""
+        edited = document
+        slots = exchange.call.operation.labels
+        # What is in the query overrides the body, and an empty body means more than one with labels
+        # (daemon/commit.go): so there the body is cleaned only.
+        in_query = any(slot.place is not LabelPlace.BODY for slot in slots)
+        for slot in slots:
+            if slot.place is LabelPlace.BODY:
+                edited = _labelled(edited, slot.path, {} if in_query else self._added(slot, exchange))
+        mounts = _MOUNTS.get(exchange.call.operation.name)
+        if mounts is not None:
+            edited = self._volumes(edited, mounts, exchange)
+        return edited if edited.changed else None
+
+    def _volumes(self, document: Document, mounts: Path, exchange: Exchange) -> Document:
+        entries = document.get(*mounts)
+        if not isinstance(entries, list):  # none, or the engine will say what is wrong
+            return document
+        added = self._added(_VOLUME_SLOT, exchange)
+        volumes: list[Any] = []
+        changes = list(document.changes)
+        for index, entry in enumerate(entries):
+            volume = Document(entry, b"")
+            if volume.get("Type") == "volume":
+                volume = _labelled(volume, _VOLUME_SLOT.path, added)
+                changes += [Change((*mounts, index, *each.path), each.old, each.new) for each in volume.changes]
+            volumes.append(volume.value)
+        if len(changes) == len(document.changes):
+            return document
+        # One edit for all: one for each would copy the array as often as it is long.
+        return attrs.evolve(document.with_value(mounts, volumes), changes=tuple(changes))
+
+    async def request_head(self, exchange: Exchange, head: RequestHead) -> RequestHead | None:
+        """Set the labels in the query."""
+        path, _, before = head.target.partition("?")
+        after = before
+        for slot in exchange.call.operation.labels:
+            if slot.place is LabelPlace.QUERY_JSON:
+                after = _with_json(after, slot.path[0], self._added(slot, exchange))
+            elif slot.place is LabelPlace.QUERY_CHANGES:
+                labels = self._added(slot, exchange)
+                if exchange.call.operation.name == _PULLS and query.get(before, "fromImage"):
+                    continue
+                if exchange.call.operation.name == _INHERITS:
+                    labels = {**dict.fromkeys(self.job_labels, ""), **labels}
+                after = _with_changes(after, slot.path[0], labels)
+        return None if after == before else head.with_target(f"{path}?{after}")
+
+
+def _labelled(document: Document, path: Path, added: Mapping[str, str]) -> Document:
+    labels = document.get(*path)
+    if path[-2:-1] == ("ContainerSpec",) and document.get(*path[:-1]) is None:
+        return document  # a service without containers to label: a plug-in, say
+    if labels is None:
+        return document.with_value(path, dict(added)) if added else document
+    if not isinstance(labels, dict):
+        raise BadDocumentError(f"{'.'.join(map(str, path))} must be an object of strings")
+    new = {**_without_forged(labels), **added}
+    return document if new == labels else document.with_value(path, new)
+
+
+def _with_json(text: str, name: str, added: Mapping[str, str]) -> str:
+    given = query.get(text, name) or ""
+    labels = parse_map(given.encode("utf-8", "surrogateescape"))
+    new = {**_without_forged(labels), **added}
+    # Written as one document: the engine's reader and ours can't differ on it any more.
+    return text if new == labels else query.replace(text, name, Document.of(new).encode().decode("ascii"))
+
+
+def _with_changes(text: str, name: str, added: Mapping[str, str]) -> str:
+    for change in query.get_all(text, name):
+        check_change(change)
+    return query.append(text, name, change_line(added)) if added else text
+
+
+def make(settings: LabelsSettings, job: IJob, daemon: IDaemon) -> Labels:
+    """Return the interceptor of a job.
+
+    :raises docker_tracker.errors.ConfigurationError: a label of the operator's is unusable.
+    """
+    operators = parse_labels(daemon.settings.labels, job.name, os.environ)
+    check_listeners(operators, daemon.settings.listeners)
+    identity = {"job-id": job.id, "job": job.name, "instance": daemon.instance}
+    full = settings.image_labels == "full"
+    return Labels(
+        job_labels={NAME_SPACE + name: value for name, value in identity.items()},
+        image_labels={f"{NAME_SPACE}image-{name}": value for name, value in identity.items()} if full else {},
+        operators=operators,
+        on_images=settings.image_labels != "none",
+    )
+
+
+labels = Plugin(name="labels", settings=LabelsSettings, make=make)
