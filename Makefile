@@ -27,14 +27,14 @@ endef
 
 $(VENV)/.tools: tests/requirements.txt
 	$(call make-environment,$(VENV))
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@$(VENV)/bin/pip install -qq --disable-pip-version-check -r tests/requirements.txt
 	@touch $@
 
 $(DEMO)/.installed: setup.cfg pyproject.toml $(shell find docker_tracker twisted systemd -type f -not -name '*.pyc' -not -name dropin.cache)
 	@mkdir -p .cache
 	$(call make-environment,$(DEMO))
 	@rm -rf build
-	@$(DEMO)/bin/pip install --quiet --disable-pip-version-check --upgrade .
+	@$(DEMO)/bin/pip install -qq --disable-pip-version-check --upgrade .
 	@touch $@
 
 clean:

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 
 from tests.support.dockerd import IMAGE, EngineError, PrivateEngine, root_file_system, why_impossible
 
@@ -46,7 +46,7 @@ def run(command: list[str], environment: dict[str, str], data: str = "") -> str:
 
     :param data: its standard input.
     :returns: its standard output, without white space at the ends.
-    :raises DemoError: it failed; its last line of errors is in the message.
+    :raises DemoError: it failed; the last line of its errors is in the message.
     """
     try:
         done = subprocess.run(
@@ -55,8 +55,9 @@ def run(command: list[str], environment: dict[str, str], data: str = "") -> str:
     except subprocess.TimeoutExpired as error:
         raise DemoError(f"{shlex.join(command)} took longer than {error.timeout:.0f} s") from error
     if done.returncode != 0:
-        reason = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
-        raise DemoError(f"{shlex.join(command)} failed: {reason}")
+        # The docker command ends its errors with a hint on its own help.
+        lines = [line for line in (done.stderr or done.stdout).splitlines() if line and not line.startswith("Run '")]
+        raise DemoError(f"{shlex.join(command)} failed: {lines[-1] if lines else 'it printed nothing'}")
     return done.stdout.strip()
 
 
@@ -179,9 +180,17 @@ class Tracker:
     def listens(self) -> bool:
         """Say whether it accepts connections. :raises DemoError: it has ended."""
         if self.process.poll() is not None:
-            raise DemoError(f"the tracker did not start:\n{self.output_path.read_text()}")
+            raise DemoError("the tracker did not start")
         with socket.socket() as client:
             return client.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def explain(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Print the tracker's last lines if the demo failed."""
+        if isinstance(error, DemoError):
+            lines = self.output_path.read_text(errors="replace").splitlines()[-15:]
+            sys.stderr.write("".join(f"tracker: {line}\n" for line in lines))
 
     def stop(self) -> int:
         """Ask it to end, and kill it if it doesn't. :returns: its exit status."""
@@ -199,6 +208,7 @@ def demonstrate(twistd: str, stack: ExitStack) -> None:
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dt-demo-", dir="/tmp")))
     tracker = Tracker(twistd, directory, direct)
     stack.callback(tracker.stop)
+    stack.push(tracker.explain)
     wait_until(tracker.listens, "the tracker does not listen")
     show("the tracker listens", f"twistd docker-tracker --port={tracker.port}; from now on DOCKER_HOST={tracker.host}")
     tls = ("DOCKER_TLS_VERIFY", "DOCKER_TLS", "DOCKER_CERT_PATH", "DOCKER_CONTEXT")
@@ -283,7 +293,7 @@ def demonstrate(twistd: str, stack: ExitStack) -> None:
 
     status = tracker.stop()
     if status != 0:
-        raise DemoError(f"the tracker ended with {status}:\n{tracker.output_path.read_text()}")
+        raise DemoError(f"the tracker ended with {status}")
     show("the tracker stopped", f"exit status {status}")
 
 
