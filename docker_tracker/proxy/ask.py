@@ -10,7 +10,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from docker_tracker.errors import RefusedError, TrackerError
+from docker_tracker.errors import EngineError, RefusedError, TrackerError
 from docker_tracker.exchange import Exchange
 from docker_tracker.proxy.plan import Named
 
@@ -33,6 +33,8 @@ def _failed(named: Named, exchange: Exchange, error: Exception) -> RefusedError 
         reason = "it took too long" if isinstance(error, DeferredTimeout) else "the daemon's log says why"
     if not named.interceptor.fail_closed:
         return None
+    if isinstance(error, EngineError):
+        return RefusedError(reason, error.status)
     return RefusedError(f"docker-tracker's interceptor {named.name} failed: {reason}", 500)
 
 

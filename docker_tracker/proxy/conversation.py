@@ -49,7 +49,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\n"
 # A form's values would win over the query's on the engine (net/http ``ParseForm``), unseen by any interceptor.
 _FORM = re.compile(rb"\ncontent-type:[ \t]*(?:application/x-www-form-urlencoded|multipart/form-data)", re.IGNORECASE)
 _NOWHERE = Call(UNKNOWN, None, "")
-_UNREADABLE = RequestHead(b"", 1, b"", "-", "-")
+_UNREADABLE = RequestHead(b"", 1, "-", "-")
 
 
 @attrs.frozen

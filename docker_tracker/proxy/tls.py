@@ -9,11 +9,44 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from docker_tracker.proxy.wire import Board, Bytes, SocketWire
 
 _READ = 65536
+
+
+def server_context(certificate: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext:
+    """Return the context of a listener; with a CA, clients must have a certificate of it.
+
+    :raises OSError: a file cannot be read, or is not what it should be (`ssl.SSLError`).
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    if client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(client_ca)
+    return context
+
+
+def client_context(ca: Path | None, certificate: Path | None, key: Path | None, verify: bool) -> ssl.SSLContext:
+    """Return the context for an engine, as Docker's clients build it from ``DOCKER_CERT_PATH``.
+
+    :param verify: Whether the engine must have a certificate of the CA, for its name.
+    :raises OSError: as for `server_context`.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif ca is None:
+        context.load_default_certs()
+    else:
+        context.load_verify_locations(ca)
+    if certificate is not None:
+        context.load_cert_chain(certificate, key)
+    return context
 
 
 class TLSWire(SocketWire):

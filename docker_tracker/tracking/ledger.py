@@ -24,6 +24,7 @@ from docker_tracker.records import Intent, Reference, Relation, Resource, State
 from docker_tracker.tracking.database import CallFromThread, Database, Migrations
 
 _DAY: Final = 86400.0
+_SHORT_ID: Final = 12  # characters: what the engine's clients show of an ID
 _PRUNE_EVERY: Final = 3600.0  # seconds
 
 # A step is never edited once it was released: the next one mends it.
@@ -122,19 +123,25 @@ class Ledger:
         self._now = now
         self._when_lost: Callable[[], None] | None = None
 
-    def open(self, instance: str) -> None:
+    def open(self, instance: str, job: str = "default") -> Job:
         """Open the file; intents that an earlier process left open are lost. Blocks for some milliseconds.
 
         :param instance: This tracker's ID, written down beside the engine's.
+        :param job: The name of the job that is there from the start.
+        :return: That job.
         :raises LedgerError: see `Database.open`.
         """
         now = self._now()
+        first: list[Job] = []
+        get_job = self._get_job(job)
 
         def begin(database: sqlite3.Connection) -> None:
+            first.append(get_job(database))
             database.execute("INSERT OR REPLACE INTO meta VALUES ('instance', ?)", (instance,))
             database.execute("UPDATE intents SET state = 'lost', settled = ? WHERE state = 'open'", (now,))
 
         self._database.open(begin)
+        return first[-1]
 
     def close(self) -> Deferred[None]:
         """Finish what was asked for, then close."""
@@ -144,8 +151,11 @@ class Ledger:
         """Have a callback called whenever an intent was lost: the engine has to be looked at."""
         self._when_lost = callback
 
-    def job(self, name: str) -> Deferred[Job]:
+    def job(self, name: str) -> Deferred[IJob]:
         """Return the job of that name that did not end; make it if there is none."""
+        return self._database.run(self._get_job(name))
+
+    def _get_job(self, name: str) -> Callable[[sqlite3.Connection], Job]:
         made = Job(id=secrets.token_hex(16), name=name, created=self._now())
 
         def work(database: sqlite3.Connection) -> Job:
@@ -155,7 +165,7 @@ class Ledger:
             database.execute("INSERT INTO jobs VALUES (?, ?, ?, NULL)", (made.id, name, made.created))
             return made
 
-        return self._database.run(work)
+        return work
 
     def check_engine(self, engine: str) -> Deferred[None]:
         """Write down the engine's ID at its first sight; fail with `LedgerError` for any other one."""
@@ -203,7 +213,7 @@ class Ledger:
         return self._database.run(lambda database: _removed(database, kind, identifiers, now))
 
     def removed_reference(self, kind: str, reference: str) -> Deferred[None]:
-        """As `removed`, for what the engine knew by a name, an ID or a unique beginning of an ID."""
+        """As `removed`, for what the engine knew by a name, an ID or a unique, long enough beginning of an ID."""
         now = self._now()
         return self._database.run(lambda database: _removed(database, kind, _resolve(database, kind, reference), now))
 
@@ -415,15 +425,16 @@ def _settle(database: sqlite3.Connection, intent: int, state: State, now: float)
 
 
 def _resolve(database: sqlite3.Connection, kind: str, reference: str) -> list[str]:
-    """Return the identifier that the engine takes a reference for: a full ID, a name, a unique beginning of an ID."""
-    if not reference:
-        return []
+    """Return the identifier that the engine takes a reference for: a full ID, a name, a unique beginning of an ID.
+
+    A short beginning could as well be the name of something that is not recorded (``db``), so it stands for nothing.
+    """
     existing = "SELECT DISTINCT identifier FROM resources WHERE removed IS NULL AND kind = ? AND "
     for condition, values in (
         ("identifier = ?", (reference,)),
         ("name = ?", (reference,)),
         ("identifier >= ? AND identifier < ?", (reference, reference + "\U0010ffff")),
-    ):
+    )[: 3 if len(reference) >= _SHORT_ID else 2]:
         found = database.execute(existing + condition + " LIMIT 2", (kind, *values)).fetchall()
         if found:
             return [found[0][0]] if len(found) == 1 else []

@@ -1,0 +1,92 @@
+"""``twistd docker-tracker``: options in, service out. The only module that takes the global reactor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from twisted.application.service import IService, Service
+from twisted.logger import Logger
+from twisted.python import usage
+from zope.interface import implementer
+
+from docker_tracker.errors import TrackerError
+from docker_tracker.options import Options, finish_check, settings_of
+
+if TYPE_CHECKING:
+    from docker_tracker.daemon import Daemon
+
+__all__ = ["Options", "makeService"]
+
+log = Logger()
+
+
+def makeService(options: usage.Options) -> IService:
+    """Return the daemon's service; nothing is opened before it is started.
+
+    :param options: Parsed; their parent's are twistd's.
+    :raises SystemExit: with ``--check-config``, or a sentence that says what is wrong.
+    """
+    from twisted.internet import reactor
+
+    from docker_tracker.daemon import Daemon
+
+    settings = settings_of(options)
+    twistd: Mapping[str, Any] = options.parent or {}
+    in_front = bool(twistd.get("nodaemon"))
+    log_file = twistd.get("logfile") or ("-" if in_front else "twistd.log")
+    daemon = Daemon(
+        reactor,  # type: ignore[arg-type]  # a module to mypy; it provides what a daemon needs
+        settings,
+        os.environ,
+        None if log_file == "-" or twistd.get("syslog") else Path(log_file),
+    )
+    try:
+        daemon.check()
+    except TrackerError as error:
+        _leave(error)
+    if options["check-config"]:
+        finish_check(settings)
+    for warning in settings.warnings:
+        log.warn("{warning}", warning=warning)
+    return _Started(daemon, in_front)
+
+
+def _leave(error: TrackerError) -> NoReturn:
+    raise SystemExit(f"docker-tracker: {error}")
+
+
+@implementer(IService)
+class _Started(Service):
+    """Starts and stops the daemon; says in one line why it cannot start, where twistd would print a traceback.
+
+    :param in_front: Whether twistd has not forked. If it has, its parent waits for an exception, and prints it.
+    """
+
+    def __init__(self, daemon: Daemon, in_front: bool) -> None:
+        self._daemon = daemon
+        self._in_front = in_front
+
+    def privilegedStartService(self) -> None:
+        """Bind sockets."""
+        self._try(self._daemon.privilegedStartService)
+
+    def startService(self) -> None:
+        """Start everything else."""
+        super().startService()  # type: ignore[no-untyped-call]
+        self._try(self._daemon.startService)
+
+    def stopService(self) -> object:
+        """Stop everything."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        return self._daemon.stopService()
+
+    def _try(self, start: Callable[[], None]) -> None:
+        try:
+            start()
+        except TrackerError as error:
+            if self._in_front:
+                _leave(error)
+            raise
