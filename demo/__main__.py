@@ -106,9 +106,9 @@ def engine_version(environment: dict[str, str]) -> str | None:
 def install(packages: tuple[str, ...]) -> None:
     """Install Debian packages, their daemons not started. :raises DemoError: it can't be done here."""
     if os.geteuid() != 0:
-        raise DemoError(f"this needs root to install {', '.join(packages)}")
+        raise DemoError("that needs root")
     if shutil.which("apt-get") is None:
-        raise DemoError(f"this needs {', '.join(packages)}, which can be installed on Debian only")
+        raise DemoError(f"that needs {', '.join(packages)}, which this installs on Debian only")
     run([str(Path(__file__).parent / "debian-packages"), *packages], dict(os.environ))
 
 
