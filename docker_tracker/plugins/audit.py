@@ -1,0 +1,263 @@
+"""Interceptor ``audit``: who asked for what, what was changed, and what became of it, as one line of JSON each.
+
+Never headers, never bodies; of targets and edits nothing that is secret (`docker_tracker.redaction`). Of the client's
+process only the program: a command line can hold what must not be written down (``docker run -e TOKEN=…``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import attrs
+
+from docker_tracker.engine import query
+from docker_tracker.engine.document import MISSING, Change
+from docker_tracker.engine.operation import Operation, ResponseBody
+from docker_tracker.errors import BadTargetError, ConfigurationError, RefusedError
+from docker_tracker.exchange import Answer, Exchange, Outcome, Peer, Stage
+from docker_tracker.http1.head import ResponseHead
+from docker_tracker.interceptor import Interceptor, Plugin
+from docker_tracker.interfaces import IDaemon, IJob
+from docker_tracker.line_file import STANDARD_OUTPUT, LineFile
+from docker_tracker.redaction import redact_changes, redact_target
+
+_LONGEST_TEXT: Final = 4096  # characters of any one value
+_LONGEST_EDITS: Final = 64 * 1024  # bytes of all edits of an exchange
+# More than the longest line, every character of it escaped.
+_LEAST_BUFFER: Final = 256 * 1024
+_OPENING: Final = frozenset((ResponseBody.UPGRADE, ResponseBody.STREAM, ResponseBody.LINES))
+_OUTSIDE: Final = Stage.STARTED | Stage.FINISHED
+# A refusal of a broken head quotes the line at fault, which may be a credential's.
+_QUOTED_BYTES: Final = re.compile(r": b(['\"]).*", re.DOTALL)
+
+
+@attrs.frozen
+class AuditSettings:
+    """The table [interceptor.audit].
+
+    :ivar flush_seconds: How long a line waits at most before it is written.
+    :ivar buffer_bytes: How much is kept while the file cannot be written; what is beyond is lost, and counted.
+    :ivar max_bytes: How long the file may grow; 0: no bound but what rotates it (move it away, then SIGHUP). A file
+        that reached the bound counts as a full disk.
+    :ivar stop_on_full: While the file cannot be written: refuse all exchanges with a 503, instead of going on.
+    """
+
+    flush_seconds: float = attrs.field(default=1.0, validator=(attrs.validators.gt(0), attrs.validators.le(60)))
+    buffer_bytes: int = attrs.field(
+        default=1024**2, validator=(attrs.validators.ge(_LEAST_BUFFER), attrs.validators.le(2**30))
+    )
+    max_bytes: int = attrs.field(default=0, validator=attrs.validators.ge(0))
+    stop_on_full: bool = False
+
+
+class Audit(Interceptor):
+    """Writes the audit log of one job.
+
+    :param file: Where the lines go; None: nothing is audited.
+    :param clock: For durations.
+    :param stop_on_full: As in `AuditSettings`.
+    """
+
+    def __init__(self, file: LineFile | None, clock: Any, stop_on_full: bool) -> None:
+        self.fail_closed = stop_on_full
+        self._file = file
+        self._clock = clock
+
+    def wants(self, operation: Operation) -> Stage:
+        """Every exchange's begin and end, and the begin of an answer that may take long."""
+        if self._file is None:
+            return Stage.NOTHING
+        return _OUTSIDE | Stage.RESPONSE_HEAD if operation.response in _OPENING else _OUTSIDE
+
+    def started(self, exchange: Exchange) -> None:
+        """Look at the client's process while it lives; refuse to go on unseen, if that is set.
+
+        :raises RefusedError: nothing can be written, and that is to stop traffic.
+        """
+        _ = exchange.peer.command
+        if self.fail_closed and self._file is not None:
+            problem = self._file.check()
+            if problem:
+                raise RefusedError(
+                    f"docker-tracker cannot write its audit log ({problem}) and lets nothing pass until it can; "
+                    "tell the operator of this host",
+                    503,
+                )
+
+    def response_head(self, exchange: Exchange, head: ResponseHead) -> None:
+        """Write a line when a stream opens: its end may be days away. An answer with a length is none."""
+        opened = head.status == 101 or (200 <= head.status < 300 and head.get("Content-Length") is None)
+        if opened:
+            self._write(exchange, "opened", head.status)
+
+    def finished(self, exchange: Exchange, outcome: Outcome) -> None:
+        """Write the exchange's line."""
+        self._write(exchange, "finished", exchange.status, outcome)
+
+    async def stop(self) -> None:
+        """Write what is kept, and close the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def _write(self, exchange: Exchange, event: str, status: int | None, outcome: Outcome | None = None) -> None:
+        if self._file is not None:
+            self._file.write(encode(entry(exchange, event, status, outcome, self._clock.seconds())))
+
+
+def entry(exchange: Exchange, event: str, status: int | None, outcome: Outcome | None, now: float) -> dict[str, Any]:
+    """Return what is written of an exchange.
+
+    :param event: ``opened`` or ``finished``.
+    :param status: That the client gets, or None: it got none.
+    :param outcome: None while it goes on.
+    :param now: Seconds since the epoch.
+    """
+    result: dict[str, Any] = {
+        "time": timestamp(exchange.started),
+        "duration": round(max(0.0, now - exchange.started), 6),
+        "event": event,
+        "exchange": exchange.id,
+        "job": exchange.job,
+        "job_id": exchange.job_id,
+        "listener": exchange.listener,
+        "peer": _peer(exchange.peer),
+        "method": _short(exchange.received.method),
+        "path": _short(redact_target(exchange.received.target)),
+        "operation": exchange.call.operation.name,
+        "status": status,
+        "resource": _short(_resource(exchange)),
+        "bytes_from_client": exchange.bytes_from_client,
+        "bytes_to_client": exchange.bytes_to_client,
+    }
+    if exchange.edits:
+        result["edits"] = _edits(exchange)
+    if outcome is not None:
+        result["outcome"] = outcome.value
+        if exchange.answered_by:
+            by = "refused_by" if outcome is Outcome.REFUSED else "answered_by"
+            result[by] = exchange.answered_by
+            reason = _reason(exchange.answer)
+            if reason:
+                result["reason"] = reason
+    return result
+
+
+def encode(values: dict[str, Any]) -> bytes:
+    """Return one line."""
+    return json.dumps(values, separators=(",", ":"), default=str).encode("ascii") + b"\n"
+
+
+def timestamp(seconds: float) -> str:
+    """Return a time of RFC 3339, in UTC, with milliseconds."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 1] + "…"
+
+
+def _peer(peer: Peer) -> dict[str, Any]:
+    # The first word alone; see the module.
+    program = peer.command.split(" ", 1)[0]
+    values = {"uid": peer.uid, "gid": peer.gid, "pid": peer.pid}
+    texts = {"command": _short(program), "address": peer.address, "certificate": _short(peer.certificate)}
+    return {key: value for key, value in values.items() if value is not None} | {k: v for k, v in texts.items() if v}
+
+
+def _resource(exchange: Exchange) -> str:
+    noted = exchange.notes.get("resource")
+    if isinstance(noted, str) and noted:
+        return noted
+    names = exchange.call.names
+    named = names.get("name") or names.get("id")
+    if named:
+        return named
+    try:
+        return query.get(exchange.call.query, "name") or ""
+    except BadTargetError:  # it is being refused for that
+        return ""
+
+
+def _edits(exchange: Exchange) -> list[dict[str, Any]]:
+    operation = exchange.call.operation.name
+    edits = (
+        _edit(edit.interceptor, change) for edit in exchange.edits for change in redact_changes(edit.changes, operation)
+    )
+    result: list[dict[str, Any]] = []
+    length = 0
+    for edit in edits:
+        length += len(encode(edit))
+        if length > _LONGEST_EDITS:
+            result.append({"more": True})
+            break
+        result.append(edit)
+    return result
+
+
+def _edit(interceptor: str, change: Change) -> dict[str, Any]:
+    if change.path[:1] in (("target",), ("header",)):
+        path = " ".join(map(str, change.path))
+    else:  # a JSON pointer (RFC 6901)
+        path = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in change.path)
+    result: dict[str, Any] = {"by": interceptor, "path": _short(path)}
+    for key, value in (("old", change.old), ("new", change.new)):
+        if value is not MISSING:
+            result[key] = _bounded(value)
+    return result
+
+
+def _bounded(value: Any) -> Any:
+    """Return a value of an edit, or the beginning of its text if that is long."""
+    if isinstance(value, str):
+        return _short(value)
+    text = json.dumps(value, separators=(",", ":"), default=str)
+    return value if len(text) <= _LONGEST_TEXT else _short(text)
+
+
+def _reason(answer: Answer | None) -> str:
+    """Return the message of a refusal, as the client got it."""
+    if answer is None or answer.status < 400:
+        return ""
+    try:
+        document = json.loads(answer.body)
+    except ValueError:
+        return ""
+    message = document.get("message") if isinstance(document, dict) else None
+    return _short(_QUOTED_BYTES.sub("", message)) if isinstance(message, str) else ""
+
+
+def make(settings: AuditSettings, job: IJob, daemon: IDaemon) -> Audit:
+    """Return the interceptor of a job.
+
+    :raises ConfigurationError: the log's directory is missing, or the log is one.
+    """
+    path: str | None = daemon.settings.audit_log
+    if path is None:
+        return Audit(None, daemon.clock, False)
+    if path != STANDARD_OUTPUT:
+        directory = os.path.dirname(path)
+        if not os.path.isdir(directory):
+            raise ConfigurationError("audit-log", f"there is no directory {directory}; make it")
+        if os.path.isdir(path):
+            raise ConfigurationError("audit-log", f"{path} is a directory; name a file")
+
+    def gap(lost: int) -> bytes:
+        return encode({"time": timestamp(daemon.clock.seconds()), "event": "lost", "job": job.name, "lines": lost})
+
+    file = LineFile(
+        path,
+        daemon.clock,
+        flush_seconds=settings.flush_seconds,
+        buffer_bytes=settings.buffer_bytes,
+        max_bytes=settings.max_bytes,
+        gap=gap,
+    )
+    daemon.on_reopen(file.reopen)
+    return Audit(file, daemon.clock, settings.stop_on_full)
+
+
+audit = Plugin(name="audit", make=make, settings=AuditSettings)

@@ -1,0 +1,156 @@
+"""What may be written down of a request: its target and the edits of its body, without secrets. Layer: plug-ins' tools.
+
+What counts as a secret is taken from the engine's API: environment values, build arguments, commands, credentials,
+data of secrets and configs, keys and tokens of a swarm, options of drivers (a CIFS password, a log server's token).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+from urllib.parse import quote, unquote_plus
+
+from docker_tracker.engine.document import MISSING, Change, Number, fold
+
+MASK: Final = "***"
+
+# Keys of JSON bodies, folded: whatever stands under one is masked.
+_SECRET_KEYS: Final = frozenset(
+    (
+        *("env", "cmd", "entrypoint", "args", "data", "password", "auth", "identitytoken", "registrytoken"),
+        *("unlockkey", "jointoken", "jointokens", "signingcakey", "options", "driveropts", "buildargs", "test"),
+    )
+)
+# LogConfig.Config holds credentials of log servers; Config is no secret elsewhere.
+_SECRET_PAIR: Final = ("logconfig", "config")
+# Operations whose bodies are secret as a whole.
+_SECRET_BODIES: Final = frozenset(
+    ("auth", "plugin_set", "swarm_init", "swarm_join", "swarm_update", "swarm_unlock", "secret_create", "config_create")
+)
+_URLS: Final = frozenset(("remote", "fromSrc"))
+_SECRET_PARAMETER: Final = re.compile(r"auth(?!or)|passw|secret|token|credential|api_?key", re.IGNORECASE)
+_NAMED_VALUE: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_.]{0,200})=", re.ASCII)
+_USER_INFORMATION: Final = re.compile(r"(://|^)[^/?#]*@")
+_ENVIRONMENT_LINE: Final = re.compile(
+    r"^(\s*(?:ENV|ARG|CMD|ENTRYPOINT|RUN|HEALTHCHECK|ONBUILD)\b).*$", re.I | re.M | re.S
+)
+
+
+def redact_target(target: str) -> str:
+    """Return a request's target with what is secret in it masked; the rest stays as it was sent.
+
+    Takes any text, also a query that the engine would refuse.
+    """
+    path, mark, query = target.partition("?")
+    if not path.startswith("/"):  # the absolute form may have a user's name and password
+        path = _USER_INFORMATION.sub(rf"\1{MASK}@", path)
+    return path + mark + "".join(map(_redact_parameter, re.split("([&;])", query)))
+
+
+def _redact_parameter(part: str) -> str:
+    name, equals, value = part.partition("=")
+    if not equals:
+        return part
+    plain_name, plain = unquote_plus(name), unquote_plus(value)
+    if plain_name == "buildargs":
+        masked = _redact_build_arguments(plain)
+    elif plain_name in _URLS:
+        masked = redact_url(plain)
+    elif plain_name == "changes":
+        masked = _ENVIRONMENT_LINE.sub(rf"\1 {MASK}", plain)
+    elif _SECRET_PARAMETER.search(plain_name):
+        masked = MASK
+    else:
+        return part
+    return part if masked == plain else f"{name}={quote(masked, safe='*:/@{}[],')}"
+
+
+def _redact_build_arguments(text: str) -> str:
+    try:
+        arguments = json.loads(text)
+    except (ValueError, RecursionError):
+        return MASK
+    if not isinstance(arguments, dict):
+        return MASK
+    return json.dumps(dict.fromkeys(arguments, MASK), separators=(",", ":"))
+
+
+def redact_url(url: str) -> str:
+    """Return a URL without a user's name and password, and without its query, which may be a signature."""
+    without_user = _USER_INFORMATION.sub(rf"\1{MASK}@", url)
+    return re.sub(r"\?[^#]+", f"?{MASK}", without_user)
+
+
+def redact_changes(changes: tuple[Change, ...], operation: str) -> Iterator[Change]:
+    """Yield edits as small as they are, and without what is secret.
+
+    A header's values are masked whatever it is. Where an object was replaced by an object, each key that differs is
+    an edit of its own.
+
+    :param operation: Its name in the catalogue: the bodies of some are secret.
+    """
+    for change in changes:
+        if change.path == ("target",):
+            yield Change(change.path, redact_target(str(change.old)), redact_target(str(change.new)))
+        elif change.path[:1] == ("header",) or (operation in _SECRET_BODIES and change.path[:1] != ("Labels",)):
+            yield Change(change.path, _masked(change.old), _masked(change.new))
+        else:
+            yield from _differences(change.path, change.old, change.new)
+
+
+def _differences(path: tuple[str | int, ...], old: Any, new: Any) -> Iterator[Change]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **new}:
+            before, after = old.get(key, MISSING), new.get(key, MISSING)
+            if before != after:
+                yield from _differences((*path, key), before, after)
+        return
+    masked = _under(path)
+    yield Change(path, _redact(old, *masked), _redact(new, *masked))
+
+
+def _under(path: tuple[str | int, ...]) -> tuple[str, bool]:
+    """Return the last key of a path, and whether what stands there is secret."""
+    last = ""
+    for part in path:
+        if isinstance(part, str):
+            key = fold(part)
+            if last == "labels":
+                return last, False
+            if key in _SECRET_KEYS or (last, key) == _SECRET_PAIR:
+                return key, True
+            last = key
+    return last, False
+
+
+def _redact(value: Any, key: str, secret: bool) -> Any:
+    if value is MISSING:
+        return MISSING
+    if secret:
+        return _named(value) if key == "env" else _masked(value)
+    if isinstance(value, dict):
+        if key == "labels":
+            return {name: _redact(item, "", False) for name, item in value.items()}
+        return {name: _redact(item, *_step(key, name)) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_redact(item, key, False) for item in value]
+    return value.text if isinstance(value, Number) else value
+
+
+def _step(key: str, name: str) -> tuple[str, bool]:
+    folded = fold(name)
+    return folded, folded in _SECRET_KEYS or (key, folded) == _SECRET_PAIR
+
+
+def _masked(value: Any) -> Any:
+    return value if value is MISSING or value is None else MASK
+
+
+def _named(value: Any) -> Any:
+    """Mask the values of an environment, and leave its names."""
+    if isinstance(value, list):
+        return [_named(item) for item in value]
+    match = _NAMED_VALUE.match(value) if isinstance(value, str) else None
+    return f"{match[1]}={MASK}" if match else _masked(value)
