@@ -59,7 +59,6 @@ class Result:
     skipped: int = 0
     reasons: tuple[str, ...] = ()
     output: str = ""
-    seconds: float = 0.0
 
 
 @define(kw_only=True)
