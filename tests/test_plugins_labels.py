@@ -281,7 +281,7 @@ class ChangesTests(_Case):
             ("CMD a \\", "line continuation"),
             ("CMD a \\ \t\r", "line continuation"),
             ("CMD a \\\n\n  # comment\n \t", "line continuation"),
-            ("CMD a \\\\", "line continuation"),  # one to 20.10, none to later engines
+            ("CMD a \\\\", "line continuation"),  # one to 19.03, none to later engines
             ("# escape=`\nCMD a", "escape directive"),
             ("\n #  ESCAPE = `", "escape directive"),
         ):

@@ -78,11 +78,12 @@ def change_line(labels: Mapping[str, str]) -> str:
 
 
 def check_change(change: str) -> None:
-    """Refuse a client's Dockerfile lines that would forge our labels, or swallow the line that sets them.
+    r"""Refuse a client's Dockerfile lines that would forge our labels, or swallow the line that sets them.
 
     The engine joins all ``changes`` by newlines and parses them as one Dockerfile, ours at the end
     (``daemon/builder/dockerfile/builder.go``: BuildFromConfig; ``frontend/dockerfile/parser/parser.go``: Parse).
-    A name that is put together of variables can't be seen here; the names that we set are overridden all the same.
+    Without this, ``CMD a \`` makes ``CMD a LABEL …`` of both (seen on 20.10). A name that is put together, of variables
+    or escapes, can't be seen here, as nothing can in a Dockerfile: an image's labels are for people, not for proof.
 
     :raises BadTargetError: says which rule it breaks.
     """
