@@ -29,6 +29,7 @@ _LONGEST_TEXT: Final = 4096  # characters of any one value
 _LONGEST_EDITS: Final = 64 * 1024  # bytes of all edits of an exchange
 # More than the longest line, every character of it escaped.
 _LEAST_BUFFER: Final = 256 * 1024
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), default=str)
 _OPENING: Final = frozenset((ResponseBody.UPGRADE, ResponseBody.STREAM, ResponseBody.LINES))
 _OUTSIDE: Final = Stage.STARTED | Stage.FINISHED
 # A refusal of a broken head quotes the line at fault, which may be a credential's.
@@ -148,7 +149,7 @@ def entry(exchange: Exchange, event: str, status: int | None, outcome: Outcome |
 
 def encode(values: dict[str, Any]) -> bytes:
     """Return one line."""
-    return json.dumps(values, separators=(",", ":"), default=str).encode("ascii") + b"\n"
+    return _ENCODER.encode(values).encode("ascii") + b"\n"
 
 
 def timestamp(seconds: float) -> str:
@@ -214,7 +215,7 @@ def _bounded(value: Any) -> Any:
     """Return a value of an edit, or the beginning of its text if that is long."""
     if isinstance(value, str):
         return _short(value)
-    text = json.dumps(value, separators=(",", ":"), default=str)
+    text = _ENCODER.encode(value)
     return value if len(text) <= _LONGEST_TEXT else _short(text)
 
 
