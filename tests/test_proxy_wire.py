@@ -275,7 +275,7 @@ class EndTests(WireTestCase):
             wire.resume()
             self.reactor.turn(2)
             self.assertEqual(notes.received, b"last words")
-self.assertEqual(notes.seen[-1], "lost ECONNRESET")  # it left with our bytes unread
+            self.assertEqual(notes.seen[-1], "lost ECONNRESET")  # it left with our bytes unread
 
     def test_hang_up_seen_by_the_reactor(self) -> None:
         """The reactor's word alone loses nothing: reading goes on, on a closed wire it does nothing."""
