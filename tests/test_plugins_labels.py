@@ -243,7 +243,7 @@ class ChangesTests(_Case):
         """An import gets the labels as its last line."""
         self.assertEqual(
             self.changes(built("full"), "/images/create?fromSrc=-&changes=CMD%20a"),
-            ["CMD a", change_line({"Created-Via": "x", **IMAGE})],
+            ["CMD a", *lines({"Created-Via": "x", **IMAGE})],
         )
         self.assertEqual(self.changes(built(), "/images/create?fromSrc=-&fromImage="), ['LABEL "Created-Via"="x"'])
         self.assertEqual(self.target(built("none"), "/images/create?fromSrc=-"), "/images/create?fromSrc=-")
@@ -262,7 +262,7 @@ class ChangesTests(_Case):
             ("none", {}),
         ):
             for target in ("/commit?container=a", "/commit?container=a&fromImage=b"):
-                self.assertEqual(self.changes(built(setting), target), [change_line({**blank, **added})])
+                self.assertEqual(self.changes(built(setting), target), lines({**blank, **added}))
 
     def test_body_of_commit(self) -> None:
         """The body of a commit is only cleaned: an empty one means the container's own configuration."""
@@ -303,6 +303,11 @@ class ChangesTests(_Case):
             "",
         ):
             self.assertEqual(self.changes(built(), query.append("/commit?container=a", "changes", change))[0], change)
+
+
+def lines(labels: dict[str, str]) -> list[str]:
+    """Give the Dockerfile lines for labels."""
+    return [change_line(name, value) for name, value in labels.items()]
 
 
 def read_back(line: str) -> dict[str, str]:
@@ -348,16 +353,12 @@ class QuotingTests(SynchronousTestCase):
 
     @settings(derandomize=True, deadline=None)
     @given(
-        st.dictionaries(
-            st.text(st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="="), min_size=1),
-            st.text(st.characters(exclude_categories=["Cc", "Cs"])),
-            min_size=1,
-            max_size=3,
-        )
+        st.text(st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="="), min_size=1),
+        st.text(st.characters(exclude_categories=["Cc", "Cs"])),
     )
-    def test_reads_back(self, labels: dict[str, str]) -> None:
+    def test_reads_back(self, name: str, value: str) -> None:
         """What a Dockerfile's parser makes of the line is what was put in."""
-        self.assertEqual(read_back(change_line(labels)), labels)
+        self.assertEqual(read_back(change_line(name, value)), {name: value})
 
 
 class MakeTests(_Case):

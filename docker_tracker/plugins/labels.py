@@ -72,9 +72,9 @@ def quoted(text: str) -> str:
     return '"' + re.sub(r'(["\\$])', r"\\\1", text) + '"'
 
 
-def change_line(labels: Mapping[str, str]) -> str:
-    """Return the Dockerfile line that sets labels, as ``changes`` takes it."""
-    return "LABEL " + " ".join(f"{quoted(name)}={quoted(value)}" for name, value in labels.items())
+def change_line(name: str, value: str) -> str:
+    """Return the Dockerfile line that sets a label, as ``changes`` takes it; Podman reads only one in a line."""
+    return f"LABEL {quoted(name)}={quoted(value)}"
 
 
 def check_change(change: str) -> None:
@@ -202,7 +202,9 @@ def _with_json(text: str, name: str, added: Mapping[str, str]) -> str:
 def _with_changes(text: str, name: str, added: Mapping[str, str]) -> str:
     for change in query.get_all(text, name):
         check_change(change)
-    return query.append(text, name, change_line(added)) if added else text
+    for label, value in added.items():
+        text = query.append(text, name, change_line(label, value))
+    return text
 
 
 def make(settings: LabelsSettings, job: IJob, daemon: IDaemon) -> Labels:

@@ -24,6 +24,11 @@ AWKWARD = {
 }
 
 
+def changes(labels: dict[str, str]) -> list[str]:
+    """Give the command's options that set labels."""
+    return [word for name, value in labels.items() for word in ("--change", change_line(name, value))]
+
+
 def archive() -> bytes:
     """Give a root file system with nothing in it but a file."""
     stream = io.BytesIO()
@@ -49,8 +54,8 @@ class LabelLineTests(SynchronousTestCase):
 
     def test_import(self) -> None:
         """Names and values of any kind arrive unaltered, beside the client's own line."""
-        changes = ("--change", "ENV HOME=/x", "--change", "LABEL plain=client own=1", "--change", change_line(AWKWARD))
-        self.docker("import", *changes, "-", self.image, data=archive())
+        client = ("--change", "ENV HOME=/x", "--change", "LABEL plain=client own=1")
+        self.docker("import", *client, *changes(AWKWARD), "-", self.image, data=archive())
         self.assertEqual(self.labels(self.image), {**AWKWARD, "own": "1"})
 
     def test_commit(self) -> None:
@@ -60,5 +65,5 @@ class LabelLineTests(SynchronousTestCase):
         container = self.docker("create", "--label", "ours=1", "--label", "own=2", self.image, "sh")
         self.addCleanup(self.docker, "rm", "--force", container)
         committed = f"{self.image}-committed"
-        self.docker("commit", "--change", change_line({"ours": "", **AWKWARD}), container, committed)
+        self.docker("commit", *changes({"ours": "", **AWKWARD}), container, committed)
         self.assertEqual(self.labels(committed), {**AWKWARD, "ours": "", "own": "2"})
