@@ -279,8 +279,8 @@ def demonstrate(twistd: str, stack: ExitStack) -> None:
     wait_until(lambda: tracker.audit_path.exists() and len(creations()) >= 5, "the audit lacks the containers")
     show("audit lines so far", str(len(audited())))
     line = creations()[0]
-    keys = ("time", "method", "path", "status", "resource", "changed", "changes")
-    show("one of them, cut", json.dumps({key: line[key] for key in keys if key in line})[:240])
+    keys = ("method", "path", "status", "resource", "edits", "peer")
+    show("one of them, cut", json.dumps({key: line[key] for key in keys if key in line})[:400])
 
     # Word for word what one would type, where there is curl.
     killed = run(["sh", "-c", f"{shlex.join(page)} | xargs -n1 docker kill"], tracked).split()

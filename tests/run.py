@@ -45,7 +45,7 @@ UNIT_COVERAGE_ROOMS = ("http1", "engine", "plugins")
 PART_SECONDS = 1200
 """After this time a part is killed and has failed."""
 
-RUN_VARIABLE = "DOCKER_TRACKER_TEST_RUN"
+RUN_VARIABLE = "TRACKER_TEST_RUN"
 """Set to this run's own value for all that it starts: what still carries it at the end was left behind."""
 
 

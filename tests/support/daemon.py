@@ -79,8 +79,8 @@ class Daemon:
             time.sleep(0.02)
 
     def wait_for_socket(self) -> None:
-        """Wait until ``socket_path`` accepts a connection."""
-        self.wait_for(lambda: accepts(self.socket_path))
+        """Wait until ``socket_path`` gives an answer; before, the reactor's signal handlers may not be there yet."""
+        self.wait_for(lambda: answers(self.socket_path))
 
     def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 30) -> int:
         """Send it a signal and wait for its end. :returns: its exit status."""
@@ -100,15 +100,17 @@ class Daemon:
 
 def daemon_environment(home: Path, more: Mapping[str, str]) -> dict[str, str]:
     """Give a small environment with the checkout on Python's path; coverage and the run's mark are handed on."""
-    kept = {name: value for name, value in os.environ.items() if name.startswith(("COVERAGE_", "DOCKER_TRACKER_TEST_"))}
+    kept = {name: value for name, value in os.environ.items() if name.startswith(("COVERAGE_", "TRACKER_TEST_"))}
     return {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(ROOT), **kept, **more}
 
 
-def accepts(path: Path) -> bool:
-    """Say whether somebody listens on a unix socket."""
+def answers(path: Path) -> bool:
+    """Say whether somebody answers HTTP on a unix socket, whatever the answer is."""
     with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(10)
         try:
             client.connect(str(path))
+            client.sendall(b"GET /_ping HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n")
+            return client.recv(9) == b"HTTP/1.1 "
         except OSError:
             return False
-    return True

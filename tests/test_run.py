@@ -1,0 +1,92 @@
+"""The runner counts honestly: nothing that went wrong is lost between trial's output and the last line."""
+
+from __future__ import annotations
+
+import io
+import sys
+import tempfile
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests import run
+
+SKIPPED = "[SKIPPED]\nno engine\n\ntests.a.B.test_c\ntests.a.B.test_d\n[SKIPPED]\nno root\n\ntests.a.B.test_e\n"
+
+
+class CountTests(SynchronousTestCase):
+    def test_counts(self) -> None:
+        """(trial's status and output, passed, failed, skipped)"""
+        for status, output, expected in (
+            (0, "Ran 3 tests in 1.0s\n\nPASSED (successes=3)\n", (3, 0, 0)),
+            (0, "PASSED (skips=1, successes=3)\n", (3, 0, 1)),
+            (0, "PASSED (expectedFailures=1, successes=3)\n", (4, 0, 0)),
+            (1, "FAILED (failures=1, errors=2, successes=3)\n", (3, 3, 0)),
+            (1, "FAILED (unexpectedSuccesses=1, successes=3)\n", (3, 1, 0)),
+            (0, "PASSED\n", (0, 0, 0)),
+            (1, "PASSED (successes=3)\n", (3, 1, 0)),
+            (0, "", (0, 1, 0)),
+            (-9, "tests.a\n  B\n    test_c ...", (0, 1, 0)),
+            (0, "a test printed: PASSED (successes=9)\nPASSED (successes=1)\n", (1, 0, 0)),
+        ):
+            result = run.count_trial("unit", status, output)
+            self.assertEqual((result.passed, result.failed, result.skipped), expected, (status, output))
+
+    def test_reasons(self) -> None:
+        """Each reason for skipping is named once."""
+        result = run.count_trial("unit", 0, f"{SKIPPED}PASSED (skips=3)\n")
+        self.assertEqual(result.reasons, ("unit: no engine", "unit: no root"))
+
+
+class SummaryTests(SynchronousTestCase):
+    def summary(self, *results: run.Result) -> tuple[int, list[str]]:
+        directory = self.enterContext(tempfile.TemporaryDirectory())
+        self.patch(run, "CACHE", Path(directory))
+        output = io.StringIO()
+        self.patch(sys, "stdout", output)
+        return run.summarise(list(results)), output.getvalue().splitlines()
+
+    def test_all_passed(self) -> None:
+        """The counts stand alone on the last line."""
+        status, lines = self.summary(run.Result(name="a", passed=2), run.Result(name="b", passed=1))
+        self.assertEqual((status, lines), (0, ["", "3 passed, 0 failed, 0 skipped"]))
+
+    def test_not_run(self) -> None:
+        """What was not run is named on the last line, and is no error."""
+        status, lines = self.summary(run.Result(name="a", passed=2, skipped=1, reasons=("a: no engine",)))
+        self.assertEqual((status, lines[-2:]), (0, ["2 passed, 0 failed, 1 skipped", "not run: a: no engine"]))
+
+    def test_failed(self) -> None:
+        """A failure is named, and is an error."""
+        status, lines = self.summary(run.Result(name="a", passed=2, failed=1), run.Result(name="b", passed=1))
+        self.assertEqual((status, lines), (1, ["failed: a (1)", "", "3 passed, 1 failed, 0 skipped"]))
+
+
+class RunnerTests(SynchronousTestCase):
+    def test_status_and_output(self) -> None:
+        """A check fails by its command's status, and both its streams are kept."""
+        runner = run.Runner(identity="x")
+        commands = (("sh", "-c", "echo a; echo b >&2"), ("sh", "-c", "exit 3"))
+        result = run.check(runner, "both", *commands)
+        self.assertEqual((result.passed, result.failed, result.output), (1, 1, "a\nb\n\n"))
+
+    def test_killed(self) -> None:
+        """A part that takes too long is killed with all that it started, and has failed."""
+        self.patch(run, "PART_SECONDS", 0.2)
+        status, output = run.Runner(identity="x").run("sh", "-c", "echo begun; sleep 600 & sleep 600")
+        self.assertEqual((status, output), (-9, "begun\n\nkilled after 0.2 s"))
+
+    def test_left_behind(self) -> None:
+        """A process that carries the run's mark is found and killed."""
+        runner = run.Runner(identity="left")
+        runner.run("sh", "-c", "setsid sleep 600 </dev/null >/dev/null 2>&1 &")
+        result = run.left_behind(runner, None)
+        self.assertEqual((result.passed, result.failed), (0, 1))
+        self.assertIn("sleep", result.output)
+
+    def test_unknown_part(self) -> None:
+        """A part that does not exist is refused by name."""
+        errors = io.StringIO()
+        self.patch(sys, "stderr", errors)
+        self.assertEqual(run.main(["units"]), 2)
+        self.assertIn("no such part: units", errors.getvalue())
