@@ -30,6 +30,7 @@ from docker_tracker.http1.head import RequestHead, ResponseHead
 from docker_tracker.records import Intent, Resource, State
 
 if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IReactorTime
 
 
@@ -108,49 +109,49 @@ class IJob(Interface):
 class ILedger(Interface):
     """The durable record of jobs, intents and resources. What is answered is on disk; all calls keep their order.
 
-    So a read sees every write that was asked for before it, awaited or not. Every method may fail with
-    `docker_tracker.errors.LedgerError`; then nothing of that call was written.
+    A call counts from when it is made, awaited or not: a read sees every write that was asked for before it.
+    Every method may fail with `docker_tracker.errors.LedgerError`; then nothing of that call was written.
     """
 
-    def job(name: str) -> Awaitable[IJob]:
+    def job(name: str) -> Deferred[IJob]:
         """Return the job of that name that did not end; make it if there is none."""
 
-    def check_engine(engine: str) -> Awaitable[None]:
+    def check_engine(engine: str) -> Deferred[None]:
         """Write down the engine's ID (`IEngine.identity`) at its first sight; fail for any other one."""
 
-    def intend(intent: Intent, engine: str) -> Awaitable[int]:
+    def intend(intent: Intent, engine: str) -> Deferred[int]:
         """Write down that a create is about to be forwarded; return the intent's number.
 
         :param engine: As for `check_engine`.
         """
 
-    def record(intent: int, resources: Sequence[Resource], state: State | None = None) -> Awaitable[None]:
+    def record(intent: int, resources: Sequence[Resource], state: State | None = None) -> Deferred[None]:
         """Write down what an intent led to, and settle it if a state is given.
 
         A resource that the job has already is brought up to date. What another job made is recorded as used.
         """
 
-    def settle(intent: int, state: State) -> Awaitable[None]:
+    def settle(intent: int, state: State) -> Deferred[None]:
         """Write down what became of an intent."""
 
-    def removed(kind: str, identifiers: Sequence[str]) -> Awaitable[None]:
+    def removed(kind: str, identifiers: Sequence[str]) -> Deferred[None]:
         """Write down that resources exist no more, whoever's they were; unknown identifiers are passed by."""
 
-    def removed_reference(kind: str, reference: str) -> Awaitable[None]:
+    def removed_reference(kind: str, reference: str) -> Deferred[None]:
         """As `removed`, for what the engine knew by a name, an ID or a unique beginning of an ID."""
 
-    def renamed(kind: str, reference: str, name: str) -> Awaitable[None]:
+    def renamed(kind: str, reference: str, name: str) -> Deferred[None]:
         """Write down that what the engine knew by ``reference`` has another name now."""
 
-    def gone(resources: Sequence[Resource]) -> Awaitable[None]:
+    def gone(resources: Sequence[Resource]) -> Deferred[None]:
         """Write down that resources exist no more, but for those that an intent led to after they were read."""
 
     def resources(
         job_id: str | None = None, kind: str | None = None, everything: bool = False
-    ) -> Awaitable[Sequence[Resource]]:
+    ) -> Deferred[list[Resource]]:
         """Return resources that exist (``everything``: removed ones, too), of one job or all, of one kind or all."""
 
-    def lost() -> Awaitable[Sequence[tuple[Intent, Sequence[Resource]]]]:
+    def lost() -> Deferred[list[tuple[Intent, list[Resource]]]]:
         """Return the intents whose answer nobody saw, each with what is recorded of it."""
 
     def on_lost(callback: Callable[[], None]) -> None:
@@ -179,10 +180,20 @@ class IEngine(Interface):
     def identity() -> Awaitable[str]:
         """Return what tells this engine from every other one; asked of it once for each of its lives."""
 
-    def lines(path: str, parameters: Mapping[str, str] | None, on_line: Callable[[bytes], Any]) -> Awaitable[None]:
+    def forget() -> None:
+        """Ask for the identity anew: the engine that answers next may be another one."""
+
+    def lines(
+        path: str,
+        parameters: Mapping[str, str] | None,
+        on_line: Callable[[bytes], Any],
+        on_open: Callable[[], None] | None = None,
+    ) -> Awaitable[None]:
         """Call back with each line of an endless answer until the engine ends it.
 
-        Nothing more is read while what the callback returned is awaited. Cancelling ends the call.
+        Nothing more is read while a Deferred that the callback returned has not fired. Cancelling ends the call.
+
+        :param on_open: Called when the answer's head is in.
         """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
+from typing import Any, Final
 
 import attrs
 
@@ -26,6 +27,8 @@ class State(enum.Enum):
 
 # A kind of resource and a name or ID of one: ("volume", "cache").
 Reference = tuple[str, str]
+# Stands in `Intent.before` if that has all images of the engine: what is not in it was not there.
+ALL_IMAGES: Final[Reference] = ("image", "*")
 
 
 @attrs.frozen(kw_only=True)
@@ -54,6 +57,11 @@ class Intent:
     started: float = 0.0
     state: State = State.OPEN
     settled: float | None = None
+
+    def led_to(self, kind: str, identifier: str, **more: Any) -> Resource:
+        """Return a resource that this led to: used if it was there before, else made."""
+        relation = Relation.USED if (kind, identifier) in self.before else Relation.MADE
+        return Resource(kind=kind, identifier=identifier, **{"relation": relation, **more})
 
 
 @attrs.frozen(kw_only=True)

@@ -241,7 +241,7 @@ class ResourceTests(LedgerCase):
         """The parent of an exec is found by any reference; when it is gone, so is the exec."""
         for way in ("removed", "gone"):
             self.make(Resource(kind="container", identifier=CONTAINER, name="web"))
-            for number, reference in enumerate(("web", CONTAINER, "ccc", "unknown")):
+            for number, reference in enumerate(("web", CONTAINER, CONTAINER[:12], "unknown")):
                 self.make(Resource(kind="exec", identifier=f"e{number}", parent=reference))
             if way == "removed":
                 self.successResultOf(self.ledger.removed("container", [CONTAINER]))
@@ -252,24 +252,37 @@ class ResourceTests(LedgerCase):
 
     def test_references(self) -> None:
         """A reference means what the engine takes it for: an ID, else a name, else a unique beginning of an ID."""
+        one, two, three = "abcdef0123456789", "abcdef012345ffff", "abcdef9876543210"
         for reference, wanted in (
-            ("abc1", "abc1"),
-            ("ab", "abd2"),  # a name wins over a beginning
-            ("abc", None),  # of two
-            ("abc12", "abc123"),
+            (one, one),
+            ("one", one),
+            ("abcdef012345", two),  # a name wins over a beginning
+            ("abcdef0123456", one),
+            ("abcdef9", None),  # too short to be anything but a name
+            ("abcdef9876543", three),
+            ("abcdef01234", None),
+            ("ABCDEF9876543", None),
             ("nothing", None),
             ("", None),
             ("%", None),
         ):
             self.make(
-                Resource(kind="container", identifier="abc1", name="one"),
-                Resource(kind="container", identifier="abc123", name="abd2"),
-                Resource(kind="container", identifier="abd2", name="ab"),
+                Resource(kind="container", identifier=one, name="one"),
+                Resource(kind="container", identifier=two, name="abcdef012345"),
+                Resource(kind="container", identifier=three, name="three"),
                 Resource(kind="network", identifier="nothing", name="nothing"),
             )
             self.successResultOf(self.ledger.removed_reference("container", reference))
             left = self.identifiers(kind="container")
-            self.assertEqual({"abc1", "abc123", "abd2"} - set(left), {wanted} - {None}, reference)
+            self.assertEqual({one, two, three} - set(left), {wanted} - {None}, reference)
+
+    def test_ambiguous_references(self) -> None:
+        """What could mean two things means neither."""
+        for number in range(2):
+            self.make(Resource(kind="network", identifier=f"abcdef0123456{number}", name="twin"))
+        for reference in ("abcdef0123456", "twin"):
+            self.successResultOf(self.ledger.removed_reference("network", reference))
+        self.assertEqual(len(self.existing()), 2)
 
     def test_renamed(self) -> None:
         """A name that was given anew is the one by which a thing is found."""

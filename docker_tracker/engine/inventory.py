@@ -1,0 +1,127 @@
+"""What the engine's lists and documents say exists: identifiers, names, labels, times. Pure functions.
+
+Shapes: ``api/types`` of moby; the answers of Podman's compatible API have the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import quote
+
+import attrs
+
+from docker_tracker.engine.catalogue import RESOURCE_KINDS, operation
+from docker_tracker.engine.document import Document
+from docker_tracker.engine.reference import familiar
+
+JOB_ID_LABEL: Final = "docker-tracker.job-id"
+IMAGE_JOB_ID_LABEL: Final = "docker-tracker.image-job-id"
+
+# Without these, stopped containers and images that others are built on are left out.
+_LIST_PARAMETERS: Final[Mapping[str, Mapping[str, str]]] = {"container": {"all": "1"}, "image": {"all": "1"}}
+_VARIABLE: Final = re.compile(r"\{[^}]*\}")
+
+
+@attrs.frozen
+class Seen:
+    """A thing that the engine has.
+
+    :ivar identifier: Its ID; a volume's name.
+    :ivar names: Its names: without a leading slash for containers, tags and digests for images.
+    :ivar labels: Its labels.
+    :ivar created: Seconds since the epoch, 0 if the engine does not say.
+    """
+
+    identifier: str
+    names: tuple[str, ...]
+    labels: Mapping[str, str]
+    created: float
+
+    @property
+    def called(self) -> set[str]:
+        """All that it can be the identifier of a recorded resource by."""
+        return {self.identifier, *self.names}
+
+
+def list_call(kind: str) -> tuple[str, Mapping[str, str]] | None:
+    """Return path and parameters of the call that lists a kind; None: the engine has none."""
+    name = RESOURCE_KINDS[kind].list
+    return None if name is None else (operation(name).path, _LIST_PARAMETERS.get(kind, {}))
+
+
+def inspect_path(kind: str, reference: str) -> str:
+    """Return the path that inspects one thing."""
+    pattern = operation(RESOURCE_KINDS[kind].inspect or "").path
+    return _VARIABLE.sub(lambda _: quote(reference, safe="/:@"), pattern)
+
+
+def listed(kind: str, answer: Any) -> list[Seen]:
+    """Read the answer of the call that lists a kind; entries that have no ID are passed by."""
+    entries = answer.get("Volumes") if isinstance(answer, dict) else answer
+    found = [_seen(kind, entry) for entry in entries or () if isinstance(entry, dict)]
+    return [seen for seen in found if seen.identifier]
+
+
+def _seen(kind: str, entry: Mapping[str, Any]) -> Seen:
+    spec = entry.get("Spec") or entry
+    names: Sequence[Any] = (spec.get("Name"),)
+    if kind == "container":
+        names = [str(name).removeprefix("/") for name in entry.get("Names") or ()]
+    elif kind == "image":
+        tags = [*(entry.get("RepoTags") or ()), *(entry.get("RepoDigests") or ())]
+        names = [familiar(tag) for tag in tags if "<none>" not in tag]
+    elif kind == "plugin":
+        names = [familiar(str(spec.get("Name") or ""))]
+    identifier = entry.get("Id") or entry.get("ID") or (entry.get("Name") if kind == "volume" else None)
+    created = entry.get("Created") or entry.get("CreatedAt")
+    return Seen(
+        str(identifier or ""), tuple(str(name) for name in names if name), spec.get("Labels") or {}, _time(created)
+    )
+
+
+def _time(value: Any) -> float:
+    if isinstance(value, int | float):
+        return float(value)
+    try:
+        time = datetime.fromisoformat(value)
+    except (TypeError, ValueError):  # a driver that does not say, or says it in a way of its own
+        return 0.0
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+
+
+def implicit_volumes(create: Document) -> list[str]:
+    """Return the names of the volumes that a container's create makes if they are missing.
+
+    Engines up to 20.10 read the fields of HostConfig at the top, too, if it is absent.
+    """
+    found: dict[str, None] = {}
+    for top in (("HostConfig",), ()):
+        for bind in _texts(create.get(*top, "Binds")):
+            source, colon, _ = bind.partition(":")
+            if colon and source and not source.startswith("/"):
+                found[source] = None
+        mounts = create.get(*top, "Mounts")
+        for index in range(len(mounts) if isinstance(mounts, list) else 0):
+            source = create.get(*top, "Mounts", index, "Source")
+            if create.get(*top, "Mounts", index, "Type") == "volume" and isinstance(source, str) and source:
+                found[source] = None
+    return [*found]
+
+
+def donors(create: Document) -> list[str]:
+    """Return the containers whose volumes a new one mounts (``VolumesFrom``)."""
+    found = [*_texts(create.get("HostConfig", "VolumesFrom")), *_texts(create.get("VolumesFrom"))]
+    return [reference.partition(":")[0] for reference in found]
+
+
+def volumes_of(container: Any) -> list[str]:
+    """Return the names of the volumes that an inspected container has mounted."""
+    mounts = container.get("Mounts") or () if isinstance(container, dict) else ()
+    return [mount["Name"] for mount in mounts if mount.get("Type") == "volume" and mount.get("Name")]
+
+
+def _texts(value: Any) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []

@@ -1,0 +1,417 @@
+"""Interceptor ``recorder``: what a job makes is in the ledger before the job knows of it; answers ``GET /tracker``.
+
+The intent is written before a create is forwarded, the ID before the answer is released. What the answer does not
+tell (anonymous volumes, the tags of an image) is looked up after it; if that fails, or the answer is lost, the intent
+is left to the watcher. Removals that pass by are written down before the client sees their answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Coroutine, Iterable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from docker_tracker.engine import query
+from docker_tracker.engine.document import Document
+from docker_tracker.engine.inventory import (
+    JOB_ID_LABEL,
+    donors,
+    inspect_path,
+    list_call,
+    listed,
+    volumes_of,
+)
+from docker_tracker.engine.lines import created_by_line
+from docker_tracker.engine.naming import named_by, removed_by_answer
+from docker_tracker.engine.operation import Call, Effect, Operation, RequestBody, ResponseBody
+from docker_tracker.engine.reference import familiar
+from docker_tracker.errors import EngineError, LedgerError, RefusedError
+from docker_tracker.exchange import Answer, Exchange, Outcome, Stage
+from docker_tracker.http1.head import RequestHead, ResponseHead
+from docker_tracker.interceptor import Interceptor, Plugin
+from docker_tracker.interfaces import IEngine, ILedger
+from docker_tracker.records import ALL_IMAGES, Intent, Reference, Relation, Resource, State
+
+_NOTE: Final = "recorder"
+_GOOD: Final = range(200, 300)
+_MOST_TASKS: Final = 256  # look-ups after answers; further ones are left to the watcher
+_MOST_BEFORE: Final = 4096  # images that an intent lists as there before
+_MOST_LINES: Final = 1000  # images that one answer in lines may tell of
+_PAGES: Final = ("tracker_page", "tracker_other")
+# Their names are no prefixes of anything, unlike those of all other kinds.
+_EXACT: Final = ("volume", "plugin")
+
+
+@attrs.define
+class _Course:
+    """How far the recording of one exchange has come.
+
+    :ivar intent: As the ledger has it.
+    :ivar made: What the answer told of.
+    :ivar settled: Whether nothing is left to do.
+    """
+
+    intent: Intent
+    made: list[Resource] = attrs.field(factory=list)
+    settled: bool = False
+
+
+class Recorder(Interceptor):
+    """Records what a job makes.
+
+    :param job_id: Of the job.
+    :param job: Its name.
+    :param ledger: Where it is recorded.
+    :param engine: For the look-ups.
+    """
+
+    fail_closed = True
+    log = Logger()
+
+    def __init__(self, job_id: str, job: str, ledger: ILedger, engine: IEngine) -> None:
+        self._job_id = job_id
+        self._job = job
+        self._ledger = ledger
+        self._engine = engine
+        self._tasks: set[Deferred[None]] = set()
+
+    def wants(self, operation: Operation) -> Stage:
+        """All creates, removals and renames, and our own page; nothing else."""
+        if operation.name in _PAGES:
+            return Stage.REQUEST_HEAD
+        if operation.name == "container_rename":
+            return Stage.RESPONSE_HEAD
+        if operation.kind is None:
+            return Stage.NOTHING
+        if operation.effect is Effect.CREATE:
+            before = Stage.REQUEST_JSON if operation.request is RequestBody.JSON else Stage.REQUEST_HEAD
+            return before | _AFTER[operation.response] | Stage.FINISHED
+        if operation.effect is Effect.PRUNE or operation.name == "image_remove":
+            return Stage.RESPONSE_JSON
+        return Stage.RESPONSE_HEAD if operation.effect is Effect.REMOVE else Stage.NOTHING
+
+    async def request_head(self, exchange: Exchange, head: RequestHead) -> Answer | None:
+        """Write down the intent, or answer our own page."""
+        if exchange.call.operation.name in _PAGES:
+            return await self._page(exchange, head)
+        await self._intend(exchange, None)
+        return None
+
+    async def request_json(self, exchange: Exchange, document: Document) -> None:
+        """Write down the intent."""
+        await self._intend(exchange, document)
+
+    def response_head(self, exchange: Exchange, head: ResponseHead) -> None:
+        """Write down what is known without a body: tags and plugins made, things removed, containers renamed."""
+        if head.status not in _GOOD:
+            return
+        call = exchange.call
+        if call.operation.effect is Effect.REMOVE:
+            reference = _reference(call)
+            kind = call.operation.kind or ""
+            if kind in _EXACT:
+                self._told(self._ledger.removed(kind, [familiar(reference) if kind == "plugin" else reference]))
+            else:
+                self._told(self._ledger.removed_reference(kind, reference))
+        elif call.operation.name == "container_rename":
+            name = (query.get(call.query, "name") or "").removeprefix("/")
+            self._told(self._ledger.renamed("container", _reference(call), name))
+        else:
+            course = _course(exchange)
+            self._lead(exchange, course, course.intent.names)
+            course.settled = True
+            self._told(self._ledger.record(course.intent.number, course.made, State.DONE))
+
+    async def response_json(self, exchange: Exchange, document: Document) -> None:
+        """Write down the ID, or what is gone."""
+        call = exchange.call
+        if call.operation.effect is not Effect.CREATE:
+            self._removed(call, document)
+            return
+        course = _course(exchange)
+        identity = call.operation.identity
+        identifier = document.get(identity.key) if identity is not None else None
+        if not isinstance(identifier, str) or not identifier:
+            return  # the engine says nothing that can be recorded: the intent will be lost
+        made = self._answered(exchange, course.intent, identifier, document)
+        # A container's intent stays open until its volumes are known.
+        state = None if call.operation.name == "container_create" else State.DONE
+        await self._ledger.record(course.intent.number, made, state)
+        course.made = made
+        course.settled = state is not None
+        exchange.notes["resource"] = identifier
+
+    def response_line(self, exchange: Exchange, document: Document) -> None:
+        """Write down the images that a line tells of."""
+        call = exchange.call
+        course = _course(exchange)
+        quiet = call.operation.name == "image_build" and query.flag(call.query, "q")
+        created = [(kind, familiar(name)) for kind, name in created_by_line(call.operation, document, quiet)]
+        if created and len(course.made) < _MOST_LINES:
+            self._told(self._ledger.record(course.intent.number, self._lead(exchange, course, created)))
+
+    def finished(self, exchange: Exchange, outcome: Outcome) -> None:
+        """Settle the intent, or look up what is still missing."""
+        course: _Course | None = exchange.notes.get(_NOTE)
+        if course is None or course.settled:
+            return
+        kind = course.intent.kind
+        if kind == "container" and course.made:
+            self._later(course, self._look_at_container(course))
+        elif exchange.sent is None or (exchange.response is not None and exchange.response.status not in _GOOD):
+            # A container's create that fails late leaves the volumes that it brought along.
+            left = any(name not in course.intent.before for name in course.intent.names if name[0] == "volume")
+            state = State.LOST if left and exchange.sent is not None else State.FAILED
+            self._told(self._ledger.settle(course.intent.number, state))
+        elif outcome is Outcome.COMPLETED and kind == "image":
+            self._later(course, self._look_at_images(course))
+        elif outcome is Outcome.COMPLETED and kind == "plugin":
+            self._later(course, self._look_at_plugins(course))
+        else:
+            self._told(self._ledger.settle(course.intent.number, State.LOST))
+
+    async def stop(self) -> None:
+        """End what is looked up; its intents are lost, and settled after the next start."""
+        for task in [*self._tasks]:
+            task.cancel()
+
+    async def _intend(self, exchange: Exchange, document: Document | None) -> None:
+        call = exchange.call
+        names = named_by(call, document)
+        try:
+            engine = await self._engine.identity()
+            intent = Intent(
+                job_id=self._job_id,
+                operation=call.operation.name,
+                kind=call.operation.kind or "",
+                names=names,
+                before=await self._before(call, names, document),
+                exchange=exchange.id,
+            )
+            number = await self._written(self._ledger.intend(intent, engine))
+        except EngineError as error:
+            raise RefusedError(f"nothing was made: {error}", error.status) from error
+        except LedgerError as error:
+            raise RefusedError(f"nothing was made, as it could not be recorded: {error}", 503) from error
+        exchange.notes[_NOTE] = _Course(attrs.evolve(intent, number=number))
+
+    def _written(self, writing: Deferred[int]) -> Deferred[int]:
+        """Return the number of an intent; if the client leaves meanwhile, it is settled once it is written."""
+        answer: Deferred[int] = Deferred()
+
+        def done(result: int | Failure) -> None:
+            if not answer.called:
+                answer.callback(result)
+            elif not isinstance(result, Failure):
+                self._told(self._ledger.settle(result, State.FAILED))
+
+        writing.addBoth(done)
+        return answer
+
+    async def _before(
+        self, call: Call, names: tuple[Reference, ...], document: Document | None
+    ) -> tuple[Reference, ...]:
+        """Return what of all that a create may lead to is there already."""
+        operation = call.operation
+        if operation.kind == "image" and operation.response is ResponseBody.LINES:
+            images = [("image", name) for seen in await self._images() for name in seen.called]
+            return (ALL_IMAGES, *images) if len(images) < _MOST_BEFORE else tuple({*images}.intersection(names))
+        found = []
+        for kind, name in names:
+            if kind in ("volume", "image", "plugin") and operation.name != "volume_create":
+                found += [(kind, name)] if await self._engine.get(inspect_path(kind, name)) is not None else []
+        for container in donors(document) if document is not None and operation.kind == "container" else ():
+            donor = await self._engine.get(inspect_path("container", container))
+            found += [("volume", name) for name in volumes_of(donor)]
+        return tuple(found)
+
+    def _answered(self, exchange: Exchange, intent: Intent, identifier: str, document: Document) -> list[Resource]:
+        """Return what the JSON answer of a create tells of."""
+        kind = intent.kind
+        names = [name for name_kind, name in intent.names if name_kind == kind]
+        attributes = _who(exchange)
+        resource = Resource(
+            kind=kind,
+            identifier=identifier,
+            name=identifier if kind == "volume" else names[0] if names else "",
+            parent=_reference(exchange.call) if kind == "exec" else "",
+            attributes=attributes,
+        )
+        if kind == "volume" and names and document.get("Labels", JOB_ID_LABEL) != self._job_id:
+            resource = attrs.evolve(resource, relation=Relation.USED)
+        if kind == "image":
+            tags = [intent.led_to(kind, tag, name=tag, parent=identifier, attributes=attributes) for tag in names]
+            return [attrs.evolve(resource, name=""), *tags]
+        volumes = [name for name_kind, name in intent.names if kind == "container" and name_kind == "volume"]
+        return [resource, *(intent.led_to("volume", name, name=name, attributes=attributes) for name in volumes)]
+
+    def _lead(self, exchange: Exchange, course: _Course, created: Iterable[Reference]) -> list[Resource]:
+        """Add what an answer tells of by name, and return it."""
+        attributes = _who(exchange)
+        new = []
+        for kind, identifier in created:
+            name = "" if identifier.startswith("sha256:") else identifier
+            new.append(course.intent.led_to(kind, identifier, name=name, attributes=attributes))
+            exchange.notes["resource"] = identifier
+        course.made += new
+        return new
+
+    async def _look_at_container(self, course: _Course) -> None:
+        """Record the name and the volumes of a new container."""
+        container = course.made[0]
+        found = await self._engine.get(inspect_path("container", container.identifier))
+        known = {resource.identifier for resource in course.made}
+        anonymous = [
+            course.intent.led_to("volume", name, name=name, attributes=container.attributes)
+            for name in volumes_of(found)
+            if name not in known
+        ]
+        name = str(found.get("Name") or "").removeprefix("/") if isinstance(found, dict) else ""
+        resources = [attrs.evolve(container, name=name), *anonymous]
+        await self._ledger.record(course.intent.number, resources if found else [], State.DONE)
+        await self._check(anonymous)
+
+    async def _look_at_images(self, course: _Course) -> None:
+        """Record the IDs and tags of what a build, load, import or pull led to."""
+        told = {resource.identifier for resource in course.made}
+        wanted = told | {name for _, name in course.intent.names}
+        found: list[Resource] = []
+        for seen in await self._images():
+            tags = wanted.intersection(seen.names)
+            if tags or seen.identifier in wanted:
+                found.append(course.intent.led_to("image", seen.identifier))
+                found += [course.intent.led_to("image", tag, name=tag, parent=seen.identifier) for tag in sorted(tags)]
+        state = State.DONE if found or told else State.FAILED
+        await self._ledger.record(course.intent.number, found, state)
+        await self._check([resource for resource in found if resource.identifier not in told])
+
+    async def _look_at_plugins(self, course: _Course) -> None:
+        """Record a plugin that was pulled."""
+        found = [
+            course.intent.led_to(kind, name, name=name)
+            for kind, name in course.intent.names
+            if await self._engine.get(inspect_path(kind, name)) is not None
+        ]
+        await self._ledger.record(course.intent.number, found, State.DONE if found else State.FAILED)
+
+    async def _check(self, resources: Iterable[Resource]) -> None:
+        """Look once more at what was recorded late: its removal may have been seen before it was recorded."""
+        for resource in resources:
+            if await self._engine.get(inspect_path(resource.kind, resource.identifier)) is None:
+                await self._ledger.removed(resource.kind, [resource.identifier])
+
+    async def _images(self) -> list[Any]:
+        call = list_call("image")
+        assert call is not None
+        return listed("image", await self._engine.get(*call))
+
+    def _removed(self, call: Call, document: Document) -> None:
+        gone = removed_by_answer(call, document)
+        kind = call.operation.kind or ""
+        if kind == "network":  # by name
+            for name in gone:
+                self._told(self._ledger.removed_reference(kind, name))
+        elif gone:
+            self._told(self._ledger.removed(kind, gone))
+
+    def _later(self, course: _Course, looking: Coroutine[Any, Any, None]) -> None:
+        """Do something after the answer; if it fails, the intent is the watcher's."""
+        if len(self._tasks) >= _MOST_TASKS:
+            looking.close()
+            self._told(self._ledger.settle(course.intent.number, State.LOST))
+            return
+        task = Deferred.fromCoroutine(looking)
+        self._tasks.add(task)
+
+        def over(result: Failure | None) -> None:
+            self._tasks.discard(task)
+            if isinstance(result, Failure) and not result.check(CancelledError):  # type: ignore[no-untyped-call]
+                self._complain(result, "could not look up what exchange {exchange} made", course.intent.exchange)
+                self._told(self._ledger.settle(course.intent.number, State.LOST))
+
+        task.addBoth(over)
+
+    def _told(self, answer: Deferred[Any]) -> None:
+        """Let the ledger write while we go on; its order is kept."""
+        answer.addErrback(self._complain, "could not be recorded")
+
+    def _complain(self, failure: Failure, what: str, exchange: int = 0) -> None:
+        if failure.check(EngineError, LedgerError):  # type: ignore[no-untyped-call]
+            self.log.error(what + ": {error}", error=str(failure.value), exchange=exchange, job=self._job)
+        else:
+            self.log.failure(what, failure, exchange=exchange, job=self._job)
+
+    async def _page(self, exchange: Exchange, head: RequestHead) -> Answer:
+        """Answer ``GET /tracker``."""
+        if exchange.call.operation.name != "tracker_page":
+            return Answer.error(404, "page not found: the tracker's page is GET /tracker")
+        everything = query.flag(exchange.call.query, "all")
+        accepted = (
+            part.partition(";")[0].strip().lower() for value in head.get_all("Accept") for part in value.split(",")
+        )
+        as_json = "application/json" in accepted
+        try:
+            resources = await self._ledger.resources(self._job_id, None if as_json else "container", everything)
+        except LedgerError as error:
+            return Answer.error(503, str(error))
+        if as_json:
+            job = {"id": self._job_id, "name": self._job}
+            page = {"job": job, "resources": [_shown(resource) for resource in resources]}
+            return Answer(200, json.dumps(page).encode() + b"\n")
+        made = sorted({resource.identifier for resource in resources if resource.relation is Relation.MADE})
+        return Answer(200, "".join(f"{identifier}\n" for identifier in made).encode(), "text/plain; charset=utf-8")
+
+
+_AFTER: Final = {
+    ResponseBody.JSON: Stage.RESPONSE_JSON,
+    ResponseBody.LINES: Stage.RESPONSE_LINE,
+    ResponseBody.NONE: Stage.RESPONSE_HEAD,
+}
+
+
+def _course(exchange: Exchange) -> _Course:
+    course: _Course = exchange.notes[_NOTE]
+    return course
+
+
+def _reference(call: Call) -> str:
+    """Return what the path names; swarm's and networks' patterns call it ``id``."""
+    return call.name or call.names.get("id", "")
+
+
+def _who(exchange: Exchange) -> dict[str, str]:
+    """Return who asked, as far as it is known."""
+    peer = exchange.peer
+    found = {"uid": peer.uid, "gid": peer.gid, "pid": peer.pid, "peer": peer.address, "certificate": peer.certificate}
+    return {
+        "listener": exchange.listener,
+        **{key: str(value) for key, value in found.items() if value not in (None, "")},
+    }
+
+
+def _shown(resource: Resource) -> dict[str, Any]:
+    return {
+        "kind": resource.kind,
+        "id": resource.identifier,
+        "name": resource.name,
+        "relation": resource.relation.value,
+        "parent": resource.parent,
+        "created": _time(resource.created),
+        "removed": None if resource.removed is None else _time(resource.removed),
+        "attributes": dict(resource.attributes),
+    }
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+recorder = Plugin(
+    name="recorder", make=lambda settings, job, daemon: Recorder(job.id, job.name, daemon.ledger, daemon.engine)
+)

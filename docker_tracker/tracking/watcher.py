@@ -1,0 +1,339 @@
+"""Keeps the ledger true to the engine: follows its events, and looks at it after every reconnect.
+
+Removals that no client of ours asked for are seen here, and intents whose answer was lost are settled here.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from twisted.application.internet import backoffPolicy
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, FirstError, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from docker_tracker.engine.catalogue import RESOURCE_KINDS
+from docker_tracker.engine.inventory import (
+    IMAGE_JOB_ID_LABEL,
+    JOB_ID_LABEL,
+    Seen,
+    inspect_path,
+    list_call,
+    listed,
+    volumes_of,
+)
+from docker_tracker.errors import EngineAnswerError, EngineError, EngineProtocolError, LedgerError
+from docker_tracker.interfaces import IEngine, ILedger
+from docker_tracker.records import ALL_IMAGES, Intent, Relation, Resource, State
+
+_SWARM: Final = frozenset({"service", "secret", "config"})
+_LISTED: Final = tuple(kind for kind in RESOURCE_KINDS if list_call(kind) is not None)
+_KIND_OF: Final = {row.events_type: row for row in RESOURCE_KINDS.values() if row.events_type is not None}
+# Their identifiers may come back, and an image's event does not say which tag went: so these are looked at.
+_LOOKED_AT: Final = frozenset({"volume", "image", "plugin"})
+_ALSO_GONE: Final = frozenset({"untag", "remove"})
+_EXEC_ENDS: Final = frozenset({"exec_die", "exec_died"})  # Podman's word is the second
+
+# The engine sends these only; a busy one has many others.
+_FILTERS: Final = {
+    "type": sorted(_KIND_OF),
+    "event": sorted({*_EXEC_ENDS, *_ALSO_GONE, "rename"}.union(*(row.gone_actions for row in RESOURCE_KINDS.values()))),
+}
+
+_LEAST_SECONDS: Final = 1.0  # between two looks
+_RETRY_SECONDS: Final = 5.0  # until a lost intent is looked for again
+
+
+class Watcher(Service):
+    """Follows the engine as long as the service runs.
+
+    :param engine: What is followed.
+    :param ledger: What is kept true.
+    :param clock: For waiting.
+    :param now: Seconds since the epoch.
+    :param look_seconds: How often everything is looked at, events or not: an engine drops events of slow readers.
+    :param grace_seconds: How long after its loss an intent that led to nothing may still lead to something.
+    :param backoff: From the number of failures in a row to the seconds until the next attempt.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        engine: IEngine,
+        ledger: ILedger,
+        clock: IReactorTime,
+        now: Callable[[], float],
+        *,
+        look_seconds: float = 300.0,
+        grace_seconds: float = 60.0,
+        backoff: Callable[[int], float] | None = None,
+    ) -> None:
+        self._engine = engine
+        self._ledger = ledger
+        self._clock = clock
+        self._now = now
+        self._look_seconds = look_seconds
+        self._grace_seconds = grace_seconds
+        self._backoff = backoff or backoffPolicy(initialDelay=0.5, maxDelay=30.0, jitter=random.random)
+        self._failures = 0
+        self._complaint: type[EngineError | LedgerError] | None = None
+        self._to_look_at: set[str] = set()
+        self._settling = False
+        self._bell: Deferred[None] | None = None
+        self._following: Deferred[None] = succeed(None)
+
+    def startService(self) -> None:
+        """Begin to follow."""
+        super().startService()  # type: ignore[no-untyped-call]
+        self._ledger.on_lost(self._lost)
+        self._following = Deferred.fromCoroutine(self._follow_on())
+        self._following.addErrback(self._stopped)
+
+    def stopService(self) -> Deferred[None]:
+        """Stop following; fires when nothing is done any more."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        self._following.cancel()
+        return self._following
+
+    def _stopped(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):  # type: ignore[no-untyped-call]
+            self.log.failure("the engine is not watched any more", failure)
+
+    async def _follow_on(self) -> None:
+        while True:
+            try:
+                await self._follow()
+                raise EngineError(f"the engine at {self._engine.address} ended its events")
+            except (EngineError, LedgerError) as error:
+                self._complain(error)
+            self._engine.forget()
+            delay = self._backoff(self._failures)
+            self._failures += 1
+            await deferLater(self._clock, delay)
+
+    async def _follow(self) -> None:
+        """Follow one connection's events, looking at the engine whenever there is reason to, until it ends."""
+        await self._ledger.check_engine(await self._engine.identity())
+        opened: Deferred[None] = Deferred()
+        # From this second on, as the engine answers a moment before it begins to listen to its own events.
+        parameters = {"since": str(int(self._now())), "filters": json.dumps(_FILTERS)}
+        events = self._engine.lines("/events", parameters, self._line, lambda: opened.callback(None))
+        both = [Deferred.fromCoroutine(_awaiting(events)), Deferred.fromCoroutine(self._look_on(opened))]
+        try:
+            await DeferredList(both, fireOnOneCallback=True, fireOnOneErrback=True, consumeErrors=True)
+        except FirstError as error:
+            error.subFailure.raiseException()
+        finally:
+            for one in both:
+                one.cancel()
+
+    async def _look_on(self, opened: Deferred[None]) -> None:
+        await opened
+        self._look_at_all()
+        while True:
+            kinds, self._to_look_at = self._to_look_at, set()
+            self._settling = False
+            waiting = await self._look(kinds)
+            self._content()
+            await deferLater(self._clock, _LEAST_SECONDS)
+            if not self._to_look_at and not self._settling:
+                self._bell = Deferred()
+                if waiting:
+                    timer = self._clock.callLater(_RETRY_SECONDS, self._lost)
+                else:
+                    timer = self._clock.callLater(self._look_seconds, self._look_at_all)
+                try:
+                    await self._bell
+                finally:
+                    self._bell = None
+                    if timer.active():
+                        timer.cancel()
+
+    def _look_at_all(self) -> None:
+        self._to_look_at.update(_LISTED)
+        self._ring()
+
+    def _lost(self) -> None:
+        """An intent was lost, or is to be looked for again."""
+        self._settling = True
+        self._ring()
+
+    def _ring(self) -> None:
+        bell, self._bell = self._bell, None
+        if bell is not None:
+            bell.callback(None)
+
+    def _complain(self, error: EngineError | LedgerError) -> None:
+        """Say once that the engine can't be followed, and once if it is for another reason."""
+        fault = LedgerError if isinstance(error, LedgerError) else EngineError
+        if self._complaint is not fault:
+            self.log.error("the engine is not watched: {problem}; trying again", problem=str(error))
+        self._complaint = fault
+
+    def _content(self) -> None:
+        """Say once that it can be followed again."""
+        if self._complaint is not None:
+            self.log.info("the engine at {address} is back", address=self._engine.address)
+        self._complaint = None
+        self._failures = 0
+
+    def _line(self, line: bytes) -> Deferred[None] | None:
+        """Take in one event."""
+        event = _event(line)
+        kind = _KIND_OF.get(str(event.get("Type")))
+        action = event.get("Action")
+        actor = event.get("Actor")
+        if kind is None or not isinstance(actor, dict) or not isinstance(action, str):
+            return None
+        identifier, attributes = actor.get("ID"), actor.get("Attributes")
+        if kind.name in _LOOKED_AT:
+            if action in kind.gone_actions or action in _ALSO_GONE:
+                self._to_look_at.add(kind.name)
+                self._ring()
+            return None
+        if not isinstance(identifier, str):
+            return None
+        attributes = attributes if isinstance(attributes, dict) else {}
+        if action in kind.gone_actions or action in _ALSO_GONE:
+            return self._ledger.removed(kind.name, [identifier])
+        if kind.name == "container" and action == "rename":
+            return self._ledger.renamed("container", identifier, str(attributes.get("name", "")).removeprefix("/"))
+        if action in _EXEC_ENDS and attributes.get("execID"):
+            return self._ledger.removed("exec", [str(attributes["execID"])])
+        return None
+
+    async def _look(self, kinds: Iterable[str]) -> bool:
+        """Compare ledger and engine; return whether lost intents are left to be looked for again.
+
+        The ledger is read first: what it has then and the engine has not afterwards is gone.
+        """
+        known = await self._ledger.resources()
+        lost = await self._ledger.lost()
+        lists = _Lists(self._engine)
+        await lists.check()
+        for kind in kinds:
+            recorded = [resource for resource in known if resource.kind == kind]
+            seen = await lists.get(kind) if recorded else None
+            if seen is not None:
+                called = {name for one in seen for name in one.called}
+                await self._ledger.gone([resource for resource in recorded if resource.identifier not in called])
+        owned = {(resource.kind, resource.identifier) for resource in known}
+        waiting = False
+        for intent, recorded in lost:
+            waiting |= not await self._settle(intent, recorded, owned, lists)
+        return waiting
+
+    async def _settle(
+        self, intent: Intent, recorded: list[Resource], owned: set[tuple[str, str]], lists: _Lists
+    ) -> bool:
+        """Find what a lost intent led to; return False if it may still come."""
+        found: list[Resource] = []
+        kinds = {intent.kind, *(kind for kind, _ in intent.names)}
+        for kind in [kind for kind in _LISTED if kind in kinds]:
+            for seen in await lists.get(kind) or ():
+                found += _led_to(intent, kind, seen, owned)
+        for container in [resource for resource in (*found, *recorded) if resource.kind == "container"]:
+            inspected = await self._engine.get(inspect_path("container", container.identifier))
+            for name in volumes_of(inspected):
+                found.append(intent.led_to("volume", name, name=name))
+        if found or recorded:
+            await self._ledger.record(intent.number, found, State.DONE)
+            self.log.info(
+                "found {count} resources of a {operation} whose answer was lost",
+                count=len(found),
+                operation=intent.operation,
+                exchange=intent.exchange,
+                job=intent.job_id,
+            )
+        elif intent.kind not in _LISTED or self._now() - (intent.settled or 0.0) >= self._grace_seconds:
+            await self._ledger.settle(intent.number, State.FAILED)
+        else:
+            return False
+        return True
+
+
+class _Lists:
+    """What the engine has, each kind asked for once and only if somebody wants to know."""
+
+    def __init__(self, engine: IEngine) -> None:
+        self._engine = engine
+        self._found: dict[str, list[Seen] | None] = {}
+
+    async def check(self) -> None:
+        """Fail if the engine does not answer."""
+        if await self._engine.get("/version") is None:
+            raise EngineProtocolError(f"the engine at {self._engine.address} knows no GET /version")
+
+    async def get(self, kind: str) -> list[Seen] | None:
+        """Return all that the engine has of a kind; None if it can't say."""
+        if kind not in self._found:
+            self._found[kind] = await self._ask(kind)
+        return self._found[kind]
+
+    async def _ask(self, kind: str) -> list[Seen] | None:
+        call = list_call(kind)
+        assert call is not None
+        try:
+            answer = await self._engine.get(*call)
+        except EngineAnswerError:
+            if kind not in _SWARM:
+                raise
+            # 503: no manager of a swarm. If it is in none at all, then nothing of it is left.
+            swarm = (await self._engine.get("/info") or {}).get("Swarm") or {}
+            return [] if swarm.get("LocalNodeState") == "inactive" else None
+        return None if answer is None else listed(kind, answer)
+
+
+def _led_to(intent: Intent, kind: str, seen: Seen, owned: set[tuple[str, str]]) -> list[Resource]:
+    """Return what a thing on the engine is to a lost intent: nothing, or resources that it led to."""
+    if kind == "image":
+        return _images_led_to(intent, seen, owned)
+    owner = seen.labels.get(JOB_ID_LABEL)
+    # Some engines give whole seconds only.
+    young = seen.created >= int(intent.started)
+    named = any((kind, name) in intent.names for name in seen.names)
+    name = seen.names[0] if seen.names else ""
+    identifier = name if kind == "plugin" else seen.identifier
+    if owner == intent.job_id:
+        ours = young and kind == intent.kind and (named or (kind, identifier) not in owned)
+        relation = Relation.MADE
+    elif kind in ("volume", "plugin"):
+        ours = named
+        there_before = (kind, identifier) in intent.before or bool(owner) or (kind == "volume" and not young)
+        relation = Relation.USED if there_before else Relation.MADE
+    else:
+        ours = named and young and not owner
+        relation = Relation.MADE
+    return [Resource(kind=kind, identifier=identifier, name=name, relation=relation)] if ours else []
+
+
+def _images_led_to(intent: Intent, seen: Seen, owned: set[tuple[str, str]]) -> list[Resource]:
+    tags = [name for name in seen.names if ("image", name) in intent.names]
+    labelled = seen.labels.get(IMAGE_JOB_ID_LABEL) == intent.job_id and seen.created >= int(intent.started)
+    known = ("image", seen.identifier) in owned
+    new = ALL_IMAGES in intent.before and ("image", seen.identifier) not in intent.before and not known
+    if intent.operation == "image_load" and new:  # what is in the archive is known to nobody
+        tags = [name for name in seen.names if "@" not in name]
+    elif not tags and (known or not labelled):
+        return []
+    found = [intent.led_to("image", tag, name=tag, parent=seen.identifier) for tag in tags]
+    return found if intent.operation == "image_tag" else [intent.led_to("image", seen.identifier), *found]
+
+
+def _event(line: bytes) -> Mapping[str, Any]:
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return event if isinstance(event, dict) else {}
+
+
+async def _awaiting(something: Any) -> Any:
+    return await something
