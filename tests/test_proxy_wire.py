@@ -40,7 +40,7 @@ class Notes:
         self.seen.append("broken")
 
     def lost(self, error: OSError) -> None:
-        self.seen.append(f"lost {errno.errorcode[error.errno]}")
+        self.seen.append(f"lost {errno.errorcode.get(error.errno or 0)}")
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:
@@ -48,6 +48,8 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         near = socket.create_connection(server.getsockname())
         far, _ = server.accept()
+    for end in (near, far):
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return near, far
 
 

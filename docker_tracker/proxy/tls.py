@@ -59,7 +59,7 @@ class TLSWire(SocketWire):
     :param on_secured: Called once with the peer's certificate, as `ssl.SSLObject.getpeercert` gives it.
     """
 
-    __slots__ = ("_early", "_encrypted", "_on_secured", "_plain", "_secured", "_tls")
+    __slots__ = ("_early", "_incoming", "_on_secured", "_outgoing", "_secured", "_tls")
 
     def __init__(
         self,
@@ -70,10 +70,10 @@ class TLSWire(SocketWire):
         on_secured: Callable[[Any], None] | None = None,
         connecting: bool = False,
     ) -> None:
-        self._encrypted, self._plain = ssl.MemoryBIO(), ssl.MemoryBIO()
-        # MemoryBIO names are from OpenSSL's side: what came from the peer, what goes to it.
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        # As OpenSSL sees them: what came from the peer, what goes to it.
         self._tls = context.wrap_bio(
-            self._encrypted, self._plain, server_side=server_hostname is None, server_hostname=server_hostname
+            self._incoming, self._outgoing, server_side=server_hostname is None, server_hostname=server_hostname
         )
         self._on_secured = on_secured
         self._secured = False
@@ -98,9 +98,9 @@ class TLSWire(SocketWire):
             self.fail(error)
             return
         if data:
-            self._encrypted.write(data)
+            self._incoming.write(data)
         else:
-            self._encrypted.write_eof()
+            self._incoming.write_eof()
         if not self._secured:
             self._handshake()
         if self._secured:
@@ -114,15 +114,19 @@ class TLSWire(SocketWire):
             self._early.append(bytes(data))
             self.queued += len(data)
             return
-        # OpenSSL takes everything: the memory behind it has no bound, our callers have (they watch `queued`).
-        self._tls.write(data)
+        try:
+            # OpenSSL takes everything: the memory behind it has no bound, our callers have (they watch `queued`).
+            self._tls.write(data)
+        except ssl.SSLError:  # the peer's alert has ended the session
+            self._break_writing()
+            return
         self._send_encrypted()
 
     def resume(self) -> None:
         """See `Wire.resume`; bytes that were decrypted already come in the reactor's next turn."""
         was_reading = self._reading
         super().resume()
-        if self._reading and not was_reading and self._secured and (self._tls.pending() or self._encrypted.pending):
+        if self._reading and not was_reading and self._secured and (self._tls.pending() or self._incoming.pending):
             self._reactor.callLater(0, self._deliver)
 
     def hung_up(self) -> bool:
@@ -149,7 +153,7 @@ class TLSWire(SocketWire):
         for data in early:
             self.write(data)
         self._ending = ending
-        if not self._queue:
+        if (early or ending) and not self._queue:
             self._flushed()
 
     def end(self) -> None:
@@ -177,9 +181,9 @@ class TLSWire(SocketWire):
             self.receiver.data(data)
 
     def _send_encrypted(self) -> None:
-        if self._plain.pending:
+        if self._outgoing.pending:
             ending, self._ending = self._ending, False
-            super().write(self._plain.read())
+            super().write(self._outgoing.read())
             self._ending = ending
 
     def _say_end(self) -> None:
