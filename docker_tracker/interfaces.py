@@ -154,6 +154,9 @@ class ILedger(Interface):
     def lost() -> Deferred[list[tuple[Intent, list[Resource]]]]:
         """Return the intents whose answer nobody saw, each with what is recorded of it."""
 
+    def prune() -> Deferred[None]:
+        """Forget what is over and older than is to be kept."""
+
     def on_lost(callback: Callable[[], None]) -> None:
         """Have a callback called whenever an intent was lost: the engine has to be looked at."""
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -16,7 +15,7 @@ from zope.interface.verify import verifyObject
 from docker_tracker.errors import LedgerError
 from docker_tracker.interfaces import IJob, ILedger
 from docker_tracker.records import Intent, Relation, Resource, State
-from docker_tracker.tracking.ledger import Keeping, Ledger, LedgerService
+from docker_tracker.tracking.ledger import Keeping, Ledger
 
 ENGINE = "ENGINE:1"
 CONTAINER = "c" * 64
@@ -71,6 +70,9 @@ class JobTests(LedgerCase):
     def test_persists(self) -> None:
         """A job keeps its ID across restarts; another name is another job."""
         first = self.successResultOf(self.ledger.job("default"))
+        self.ledger.close()
+        self.assertEqual(self.ledger.open("instance"), first)
+        self.failureResultOf(self.ledger.record(1, []), LedgerError)
         self.assertRegex(first.id, r"\A[0-9a-f]{32}\Z")
         other = self.job("other")
         self.clock.advance(5)
@@ -343,47 +345,3 @@ class KeepingTests(LedgerCase):
         self.job("default")
         self.successResultOf(self.ledger.prune())
         self.assertEqual(self.counted()["jobs"], 1)
-
-
-class ServiceTests(LedgerCase):
-    def setUp(self) -> None:
-        super().setUp()
-        self.ledger.close()
-        self.service = LedgerService(self.ledger, lambda: "instance", self.clock)
-
-    def test_life(self) -> None:
-        """Nothing is open before the start and after the stop; what is over is pruned every hour."""
-        pruned: list[float] = []
-        prune = self.ledger.prune
-
-        def seen() -> Deferred[None]:
-            pruned.append(self.clock.seconds())
-            return prune()
-
-        self.patch(self.ledger, "prune", seen)
-        self.failureResultOf(self.ledger.job("default"), LedgerError)
-        self.service.startService()
-        self.job()
-        self.clock.pump([1800] * 4)
-        self.assertEqual([time - 10_000_000 for time in pruned], [0, 3600, 7200])
-        self.successResultOf(self.service.stopService())
-        self.failureResultOf(self.ledger.job("default"), LedgerError)
-        self.assertEqual(self.clock.getDelayedCalls(), [])
-
-    def test_stop_without_start(self) -> None:
-        """A daemon whose start failed elsewhere is stopped cleanly."""
-        self.successResultOf(self.service.stopService())
-
-    def test_failed_pruning(self) -> None:
-        """It is logged, and tried again an hour later."""
-        self.patch(self.ledger, "prune", lambda: fail(LedgerError("path", "no space")))
-        self.service.startService()
-        self.clock.advance(3600)
-        self.assertEqual(len(self.flushLoggedErrors(LedgerError)), 2)
-        self.successResultOf(self.service.stopService())
-
-    def test_failed_start(self) -> None:
-        """A ledger that can't be opened stops the start."""
-        other = self.opened()
-        self.assertRaises(LedgerError, self.service.startService)
-        other.close()

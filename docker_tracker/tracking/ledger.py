@@ -11,11 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import attrs
-from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from docker_tracker.errors import LedgerError
@@ -25,7 +21,6 @@ from docker_tracker.tracking.database import CallFromThread, Database, Migration
 
 _DAY: Final = 86400.0
 _SHORT_ID: Final = 12  # characters: what the engine's clients show of an ID
-_PRUNE_EVERY: Final = 3600.0  # seconds
 
 # A step is never edited once it was released: the next one mends it.
 MIGRATIONS: Final[Migrations] = (
@@ -123,7 +118,7 @@ class Ledger:
         self._now = now
         self._when_lost: Callable[[], None] | None = None
 
-    def open(self, instance: str, job: str = "default") -> Job:
+    def open(self, instance: str, job: str = "default") -> IJob:
         """Open the file; intents that an earlier process left open are lost. Blocks for some milliseconds.
 
         :param instance: This tracker's ID, written down beside the engine's.
@@ -132,11 +127,10 @@ class Ledger:
         :raises LedgerError: see `Database.open`.
         """
         now = self._now()
-        first: list[Job] = []
-        get_job = self._get_job(job)
+        first: list[IJob] = []
 
         def begin(database: sqlite3.Connection) -> None:
-            first.append(get_job(database))
+            first.append(_job(database, job, now))
             database.execute("INSERT OR REPLACE INTO meta VALUES ('instance', ?)", (instance,))
             database.execute("UPDATE intents SET state = 'lost', settled = ? WHERE state = 'open'", (now,))
 
@@ -153,19 +147,8 @@ class Ledger:
 
     def job(self, name: str) -> Deferred[IJob]:
         """Return the job of that name that did not end; make it if there is none."""
-        return self._database.run(self._get_job(name))
-
-    def _get_job(self, name: str) -> Callable[[sqlite3.Connection], Job]:
-        made = Job(id=secrets.token_hex(16), name=name, created=self._now())
-
-        def work(database: sqlite3.Connection) -> Job:
-            row = database.execute("SELECT id, created FROM jobs WHERE name = ? AND ended IS NULL", (name,)).fetchone()
-            if row is not None:
-                return Job(id=row[0], name=name, created=row[1])
-            database.execute("INSERT INTO jobs VALUES (?, ?, ?, NULL)", (made.id, name, made.created))
-            return made
-
-        return work
+        now = self._now()
+        return self._database.run(lambda database: _job(database, name, now))
 
     def check_engine(self, engine: str) -> Deferred[None]:
         """Write down the engine's ID at its first sight; fail with `LedgerError` for any other one."""
@@ -323,35 +306,12 @@ class Ledger:
             )
 
 
-class LedgerService(Service):
-    """Opens the ledger with the daemon, prunes it every hour, and closes it with the daemon.
-
-    :param instance: Gives this tracker's ID; called at the start.
-    """
-
-    log = Logger()
-
-    def __init__(self, ledger: Ledger, instance: Callable[[], str], clock: IReactorTime) -> None:
-        self._ledger = ledger
-        self._instance = instance
-        self._pruning = LoopingCall(self._prune)
-        self._pruning.clock = clock
-
-    def startService(self) -> None:
-        """Open the ledger; raises `LedgerError` if that can't be."""
-        self._ledger.open(self._instance())
-        super().startService()  # type: ignore[no-untyped-call]
-        self._pruning.start(_PRUNE_EVERY).addErrback(lambda failure: self.log.failure("pruning stopped", failure))
-
-    def stopService(self) -> Deferred[None]:
-        """Close it, when all that was asked for is on the disk."""
-        if self._pruning.running:
-            self._pruning.stop()
-        super().stopService()  # type: ignore[no-untyped-call]
-        return self._ledger.close()
-
-    def _prune(self) -> Deferred[None]:
-        return self._ledger.prune().addErrback(lambda failure: self.log.failure("the ledger was not pruned", failure))
+def _job(database: sqlite3.Connection, name: str, now: float) -> IJob:
+    row = database.execute("SELECT id, created FROM jobs WHERE name = ? AND ended IS NULL", (name,)).fetchone()
+    if row is None:
+        row = (secrets.token_hex(16), now)
+        database.execute("INSERT INTO jobs VALUES (?, ?, ?, NULL)", (row[0], name, now))
+    return Job(id=row[0], name=name, created=row[1])
 
 
 def _references(references: Iterable[Reference]) -> str:

@@ -47,6 +47,7 @@ _FILTERS: Final = {
 }
 
 _LEAST_SECONDS: Final = 1.0  # between two looks
+_PRUNE_SECONDS: Final = 3600.0  # between two prunings of the ledger
 _RETRY_SECONDS: Final = 5.0  # until a lost intent is looked for again
 
 
@@ -86,6 +87,7 @@ class Watcher(Service):
         self._complaint: type[EngineError | LedgerError] | None = None
         self._to_look_at: set[str] = set()
         self._settling = False
+        self._pruned = 0.0
         self._bell: Deferred[None] | None = None
         self._following: Deferred[None] = succeed(None)
 
@@ -228,6 +230,9 @@ class Watcher(Service):
         waiting = False
         for intent, recorded in lost:
             waiting |= not await self._settle(intent, recorded, owned, lists)
+        if self._now() - self._pruned >= _PRUNE_SECONDS:
+            self._pruned = self._now()
+            await self._ledger.prune()
         return waiting
 
     async def _settle(
