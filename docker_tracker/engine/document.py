@@ -116,7 +116,7 @@ def _refuse(problem: str) -> NoReturn:
 _QUICK = json.JSONDecoder(object_pairs_hook=_folded, parse_int=_integer, parse_float=Number, parse_constant=_constant)
 _CAREFUL = json.JSONDecoder(object_pairs_hook=_exact, parse_int=_integer, parse_float=Number, parse_constant=_constant)
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _NO_BRACKETS = re.compile(r"[^\[\]{}]+")
 
 
