@@ -20,11 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorCore, IReactorFromThreads
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IListeningPort, IReactorCore, IReactorFromThreads
+from twisted.internet.protocol import Factory
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from docker_tracker.addresses import is_loopback
 from docker_tracker.config import Listener, Settings
 from docker_tracker.discovery import choose
 from docker_tracker.errors import ConfigurationError, TrackerError
@@ -63,7 +67,7 @@ class PlainJob:
 
 @attrs.frozen
 class _Bound:
-    """A socket that listens."""
+    """A socket that listens; nobody is accepted yet."""
 
     listener: Listener
     sock: socket.socket
@@ -95,6 +99,7 @@ class Daemon(Service):
         self._hub = Hub(reactor)
         self._bound: list[_Bound] = []
         self._acceptors: list[Acceptor] = []
+        self._ports: list[IListeningPort] = []
         self._plan = Plan(())
         self._reopeners: list[Callable[[], None]] = []
         self._ledger: Ledger | None = None
@@ -143,7 +148,8 @@ class Daemon(Service):
         """
         try:
             for listener in self.settings.listeners:
-                self._bound.append(self._bind(listener))
+                if listener.kind != "endpoint":  # an endpoint accepts as soon as it listens: later
+                    self._bound.append(self._bind(listener))
         except TrackerError:
             self._unbind()
             raise
@@ -166,24 +172,31 @@ class Daemon(Service):
                 self.instance = read_or_make(self.settings.state_dir, self.settings.instance or "")
                 job = self.ledger.open(self.instance)
             self._plan = self._build_plan(job)
-            dialler = self._dialler()
+            self._accept(job, self._dialler())
         except TrackerError:
             self._unbind()
             if self._ledger is not None:
                 self._ledger.close()
             raise
-        for bound in self._bound:
-            entrance = Entrance(str(bound.listener), job.id, job.name, self._plan, dialler, self.settings.limits)
-            self._acceptors.append(Acceptor(self._hub, bound.sock, entrance, bound.context))
-            log.info("Listening on {address}", address=_where(bound))
         if "recorder" in self.settings.interceptors:
             from docker_tracker.tracking.watcher import Watcher
 
             self._watcher = Watcher(self.engine, self.ledger, self._reactor, time.time)
             self._watcher.startService()
         self._reactor.callWhenRunning(self._take_signals)
+        Factory.noisy = False  # each connection to the engine would be two lines in the log
         super().startService()  # type: ignore[no-untyped-call]
         self._notifier.startService()
+
+    def _accept(self, job: IJob, dialler: Dialler) -> None:
+        entrance = Entrance("", job.id, job.name, self._plan, dialler, self.settings.limits)
+        for listener in self.settings.listeners:
+            if listener.kind == "endpoint":
+                self._listen_elsewhere(listener, attrs.evolve(entrance, listener=str(listener)))
+        for bound in self._bound:
+            entrance = attrs.evolve(entrance, listener=str(bound.listener))
+            self._acceptors.append(Acceptor(self._hub, bound.sock, entrance, bound.context))
+            log.info("Listening on {address}", address=_where(bound))
 
     def _build_plan(self, job: IJob) -> Plan:
         return Plan(
@@ -217,11 +230,42 @@ class Daemon(Service):
             inode = os.stat(path).st_ino
         elif listener.kind == "systemd":
             sock = passed_socket(listener.address.index, listener.address.name, self._environment, where)
-        elif listener.kind == "endpoint":
-            raise ConfigurationError(where, "this kind of endpoint is not served yet; use unix, tcp, tls or systemd")
+            self._check_passed(sock, where)
         else:
             sock = listen_tcp(listener.host, listener.port, where)
         return _Bound(listener, sock, context, inode)
+
+    def _check_passed(self, sock: socket.socket, where: str) -> None:
+        """Hold a socket that systemd bound to the rule for those that we bind: it may be anywhere."""
+        if sock.family == socket.AF_UNIX:
+            return
+        host, port = sock.getsockname()[:2]
+        if not is_loopback(host) and not self.settings.insecure_tcp:
+            sock.close()
+            raise ConfigurationError(
+                where,
+                f"systemd passed a plain TCP socket on {host}:{port}; all who reach it would be root: --insecure-tcp",
+            )
+        log.warn("{where} is TCP: every user of this machine can use the engine as root", where=where)
+
+    def _listen_elsewhere(self, listener: Listener, entrance: Entrance) -> None:
+        """Listen on an endpoint that is none of ours.
+
+        :raises ConfigurationError: it cannot be understood, or not be had.
+        """
+        from docker_tracker.proxy.foreign import ForeignFactory
+
+        where = f"listen {listener}"
+        try:
+            endpoint = serverFromString(self._reactor, str(listener))  # type: ignore[no-untyped-call]
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise ConfigurationError(where, f"Twisted does not understand it: {error}") from error
+        failures: list[Failure] = []
+        listening = endpoint.listen(ForeignFactory(self._hub, entrance))
+        listening.addCallbacks(self._ports.append, failures.append)
+        if failures:
+            raise ConfigurationError(where, f"cannot listen: {failures[0].getErrorMessage()}")
+        log.info("Listening on {address}", address=listener)
 
     def _make_run_directory(self, directory: Path, where: str) -> None:
         """Make the run directory if it is ours to make; any other one has to be there."""
@@ -272,6 +316,8 @@ class Daemon(Service):
         for acceptor in self._acceptors:
             acceptor.close()
         self._unbind()
+        for port in self._ports:
+            await maybeDeferred(port.stopListening)
         await self._hub.stop(self.settings.limits.drain_seconds)
         for named in self._plan.interceptors:
             try:

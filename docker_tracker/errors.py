@@ -15,10 +15,12 @@ class RefusedError(TrackerError):
 
     :ivar message: One sentence for the user's screen; says what to do.
     :ivar status: The HTTP status of the answer.
+    :ivar by: The interceptor that refused; filled in by the proxy.
     """
 
     message: str
     status: int = 400
+    by: str = attrs.field(default="", kw_only=True)
 
     def __str__(self) -> str:
         return self.message

@@ -394,6 +394,7 @@ class FailureTests(SynchronousTestCase):
         wires.client.sends(create())
         self.refused(wires, 403, b"not with me")
         self.assertEqual(recording.exchanges[0].status, 403)
+        self.assertEqual(recording.exchanges[0].answered_by, "one")
 
     def test_guard_fails_after_the_answer(self) -> None:
         """The client is not told that all is well."""

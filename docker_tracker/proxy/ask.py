@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
+import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
@@ -22,7 +23,7 @@ T = TypeVar("T")
 def _failed(named: Named, exchange: Exchange, error: Exception) -> RefusedError | None:
     """Log a failure once; return the refusal if the interceptor guards, else None: the exchange goes on."""
     if isinstance(error, RefusedError) and named.interceptor.fail_closed:
-        return error
+        return attrs.evolve(error, by=named.name)
     if isinstance(error, TrackerError):
         log.error(
             "interceptor {name}, exchange {exchange}: {error}", name=named.name, exchange=exchange.id, error=error
@@ -34,8 +35,8 @@ def _failed(named: Named, exchange: Exchange, error: Exception) -> RefusedError 
     if not named.interceptor.fail_closed:
         return None
     if isinstance(error, EngineError):
-        return RefusedError(reason, error.status)
-    return RefusedError(f"docker-tracker's interceptor {named.name} failed: {reason}", 500)
+        return RefusedError(reason, error.status, by=named.name)
+    return RefusedError(f"docker-tracker's interceptor {named.name} failed: {reason}", 500, by=named.name)
 
 
 async def ask(

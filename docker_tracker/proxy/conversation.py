@@ -464,7 +464,7 @@ class Conversation:
                 self._begin(self._head or _UNREADABLE, self.steps)
         if self.exchange is not None and self.exchange.answer is None:
             self.exchange.answer = answer
-            self.exchange.answered_by = self.exchange.answered_by or "proxy"
+            self.exchange.answered_by = error.by or "proxy"
         log.info("refused: {message}", message=error.message, status=error.status)
         self._give(answer, Outcome.REFUSED, last=True)
 

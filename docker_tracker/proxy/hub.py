@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import Deferred
 
 from docker_tracker.proxy.hangup import HangupWatch
-from docker_tracker.proxy.wire import IReactor, SocketWire
+from docker_tracker.proxy.wire import IReactor, Wire
 
 if TYPE_CHECKING:
     from docker_tracker.proxy.conversation import Conversation
@@ -22,16 +22,16 @@ class Hub:
     def __init__(self, reactor: IReactor) -> None:
         self.reactor = reactor
         self.hangups = HangupWatch(reactor)
-        self.wires: set[SocketWire] = set()
+        self.wires: set[Wire] = set()
         self.conversations: set[Conversation] = set()
         self._last_exchange = 0
         self._idle: Deferred[None] | None = None
 
-    def wire_opened(self, wire: SocketWire) -> None:
+    def wire_opened(self, wire: Wire) -> None:
         """A descriptor is ours from now on."""
         self.wires.add(wire)
 
-    def wire_closed(self, wire: SocketWire) -> None:
+    def wire_closed(self, wire: Wire) -> None:
         """A descriptor was closed."""
         self.wires.discard(wire)
         if self._idle is not None and not self.wires:

@@ -40,10 +40,10 @@ class Board(Protocol):
     reactor: IReactor
     hangups: HangupWatch
 
-    def wire_opened(self, wire: SocketWire) -> None:
+    def wire_opened(self, wire: Wire) -> None:
         """A descriptor is ours from now on."""
 
-    def wire_closed(self, wire: SocketWire) -> None:
+    def wire_closed(self, wire: Wire) -> None:
         """A descriptor was closed."""
 
 

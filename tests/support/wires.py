@@ -18,7 +18,7 @@ from docker_tracker.proxy.conversation import Conversation, Entrance
 from docker_tracker.proxy.dial import Dialler
 from docker_tracker.proxy.hangup import HangupWatch
 from docker_tracker.proxy.plan import Named, Plan
-from docker_tracker.proxy.wire import NOBODY, Bytes, Receiver, SocketWire
+from docker_tracker.proxy.wire import NOBODY, Bytes, Receiver, Wire
 
 
 class MemoryWire:
@@ -203,10 +203,10 @@ class MemoryHub:
         self._exchanges += 1
         return self._exchanges
 
-    def wire_opened(self, wire: SocketWire) -> None:
+    def wire_opened(self, wire: Wire) -> None:
         """Not used: memory wires are not registered."""
 
-    def wire_closed(self, wire: SocketWire) -> None:
+    def wire_closed(self, wire: Wire) -> None:
         """Not used."""
 
 
