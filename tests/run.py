@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -44,6 +45,9 @@ UNIT_COVERAGE_ROOMS = ("http1", "engine", "plugins")
 
 PART_SECONDS = 1200
 """After this time a part is killed and has failed."""
+
+GRACE_SECONDS = 20
+"""Time for a part that was interrupted to clean up, before it is killed."""
 
 RUN_VARIABLE = "TRACKER_TEST_RUN"
 """Set to this run's own value for all that it starts: what still carries it at the end was left behind."""
@@ -69,6 +73,7 @@ class Runner:
     verbose: bool = False
     _running: set[subprocess.Popen[str]] = field(factory=set, init=False)
     _lock: threading.Lock = field(default=Factory(threading.Lock), init=False)
+    _stopped: bool = field(default=False, init=False)
 
     def run(self, *command: str, **environment: str) -> tuple[int, str]:
         """Run a command in the project's directory.
@@ -76,6 +81,8 @@ class Runner:
         :param environment: added to this process's own.
         :returns: its status and its output, both streams mixed as they came. Killed after PART_SECONDS.
         """
+        if self._stopped:
+            return -1, "not run, as all was stopped"
         environment = {**os.environ, "PYTHONPATH": str(ROOT), RUN_VARIABLE: self.identity, **environment}
         process = subprocess.Popen(
             command,
@@ -101,11 +108,17 @@ class Runner:
         return process.returncode, output
 
     def stop(self) -> None:
-        """Kill what is running, with its process group."""
-        with self._lock:
-            for process in self._running:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
+        """Interrupt what is running, so that it can clean up, then kill its process group. Nothing starts after."""
+        self._stopped = True
+        for number, seconds in ((signal.SIGINT, GRACE_SECONDS), (signal.SIGKILL, 1)):
+            with self._lock:
+                running = list(self._running)
+            for process in running:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)
+            end = time.monotonic() + seconds
+            while self._running and time.monotonic() < end:
+                time.sleep(0.05)
 
 
 def tool(name: str) -> str:
@@ -245,15 +258,27 @@ def left_behind(runner: Runner, engine: PrivateEngine | None) -> Result:
                 if thing.get("Name") not in ("bridge", "host", "none")
             ]
     mark = f"{RUN_VARIABLE}={runner.identity}".encode()
+    for record in Path("/tmp").glob("dt-*/engine.json"):
+        private = PrivateEngine(record.parent)
+        if any(_has_mark(Path(f"/proc/{private.process_id(name)}"), mark) for name in ("dockerd", "containerd")):
+            found.append(f"engine {private.directory}")
+            private.stop()
+            shutil.rmtree(private.directory)
     for process in (path for path in Path("/proc").iterdir() if path.name.isdigit()):
-        try:
-            if mark in (process / "environ").read_bytes().split(b"\0"):
+        if _has_mark(process, mark):
+            with suppress(FileNotFoundError, ProcessLookupError):
                 found.append(f"process {process.name}: {(process / 'cmdline').read_bytes().split(bytes(1))}")
                 os.kill(int(process.name), signal.SIGKILL)
-        except (FileNotFoundError, PermissionError, ProcessLookupError):
-            continue
     output = "\n".join(f"left behind: {thing}" for thing in found)
     return Result(name="left-behind", passed=int(not found), failed=int(bool(found)), output=output)
+
+
+def _has_mark(process: Path, mark: bytes) -> bool:
+    """Say whether a process, named by its directory in /proc, was started by this run."""
+    try:
+        return mark in (process / "environ").read_bytes().split(b"\0")
+    except (FileNotFoundError, PermissionError, ProcessLookupError):
+        return False
 
 
 # The first lane's parts share the engine and measure; the second's only read the source.
@@ -325,17 +350,13 @@ def main(names: list[str]) -> int:
                     results += lane.result()
             finally:
                 runner.stop()
-        if needs_engine:
-            results += run_lane(runner, [_named_left_behind(engine)], lock)
     finally:
+        # Also after an interruption, since it kills what is left.
+        results += run_lane(runner, [lambda runner: left_behind(runner, engine)], lock)
         if engine is not None:
             engine.stop()
             shutil.rmtree(engine.directory)
     return summarise(results)
-
-
-def _named_left_behind(engine: PrivateEngine | None) -> Callable[[Runner], Result]:
-    return lambda runner: left_behind(runner, engine)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import sys
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -83,6 +85,19 @@ class RunnerTests(SynchronousTestCase):
         result = run.left_behind(runner, None)
         self.assertEqual((result.passed, result.failed), (0, 1))
         self.assertIn("sleep", result.output)
+
+    def test_stopped(self) -> None:
+        """What is stopped may clean up, and nothing is started after it."""
+        runner = run.Runner(identity="x")
+        begun = Path(self.enterContext(tempfile.TemporaryDirectory())) / "begun"
+        script = f"trap 'echo cleaned; exit 1' INT; touch {begun}; while :; do sleep 0.05; done"
+        with ThreadPoolExecutor(1) as pool:
+            outcome = pool.submit(runner.run, "sh", "-c", script)
+            while not begun.exists():
+                time.sleep(0.01)
+            runner.stop()
+            self.assertEqual(outcome.result(), (1, "cleaned\n"))
+        self.assertEqual(runner.run("echo", "never"), (-1, "not run, as all was stopped"))
 
     def test_unknown_part(self) -> None:
         """A part that does not exist is refused by name."""

@@ -252,6 +252,8 @@ class PrivateEngine:
         """Start a daemon in a session of its own, its output to NAME.log, and record who it is."""
         temporary = str(self.directory / "tmp")
         environment = {"PATH": PROGRAM_PATH, "TMPDIR": temporary, "DOCKER_TMPDIR": temporary, "HOME": "/root"}
+        # By these the runner of the tests finds what they left behind.
+        environment.update({key: value for key, value in os.environ.items() if key.startswith("TRACKER_TEST_")})
         with (self.directory / f"{name}.log").open("ab") as log:
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
