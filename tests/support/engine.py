@@ -59,21 +59,29 @@ def require_program(name: str, package: str) -> str:
     return shutil.which(name) or _without(f"no {name} (Debian: {package})")
 
 
+class DockerError(subprocess.CalledProcessError):
+    """The docker command failed; unlike its base class it says with which words."""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}\n{self.stdout.decode(errors='replace')}{self.stderr.decode(errors='replace')}"
+
+
 def docker(*arguments: str, address: str, data: bytes = b"", seconds: float = 60) -> subprocess.CompletedProcess[bytes]:
     """Run the docker command; it blocks, so not in a test whose own reactor has to answer it.
 
     :param address: DOCKER_HOST for it; nothing else of the environment but PATH is passed on.
     :param data: its standard input.
     :param seconds: after which it is killed.
-    :raises subprocess.CalledProcessError: its status is not 0; the output is in it.
+    :raises DockerError: its status is not 0; the output is in it.
     :raises subprocess.TimeoutExpired: it took too long.
     """
     command = [require_program("docker", "docker.io"), *arguments]
     with tempfile.TemporaryDirectory() as home:
         environment = {"PATH": os.environ["PATH"], "HOME": home, "DOCKER_HOST": address, "DOCKER_BUILDKIT": "0"}
-        return subprocess.run(
-            command, input=data, env=environment, timeout=seconds, check=True, capture_output=True, cwd=Path("/")
-        )
+        done = subprocess.run(command, input=data, env=environment, timeout=seconds, capture_output=True, cwd=Path("/"))
+    if done.returncode != 0:
+        raise DockerError(done.returncode, command, done.stdout, done.stderr)
+    return done
 
 
 def _without(reason: str) -> str:
