@@ -29,6 +29,8 @@ def makeService(options: usage.Options) -> IService:
     :param options: Parsed; their parent's are twistd's.
     :raises SystemExit: with ``--check-config``, or a sentence that says what is wrong.
     """
+    # Copied first: twisted.internet.endpoints takes LISTEN_PID and LISTEN_FDS out of it when it is imported.
+    environment = dict(os.environ)
     from twisted.internet import reactor
 
     from docker_tracker.daemon import Daemon
@@ -40,7 +42,7 @@ def makeService(options: usage.Options) -> IService:
     daemon = Daemon(
         reactor,  # type: ignore[arg-type]  # a module to mypy; it provides what a daemon needs
         settings,
-        os.environ,
+        environment,
         None if log_file == "-" or twistd.get("syslog") else Path(log_file),
     )
     try:
