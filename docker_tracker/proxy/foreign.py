@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import IAddress, IDelayedCall, IHalfCloseableProtocol, IPushProducer, ITransport
+from twisted.internet.interfaces import IAddress, IDelayedCall, IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -30,6 +30,7 @@ class ForeignWire(Protocol):
     tells_hangups = False
 
     def __init__(self, hub: Hub, begin: Callable[[ForeignWire], None]) -> None:
+        self.peer = Peer()
         self.receiver: Receiver = NOBODY
         self.queued = 0
         self.input_ended = False
@@ -54,6 +55,9 @@ class ForeignWire(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes came."""
+        if not self.peer.address:
+            # Behind a proxy protocol the transport knows its peer only now.
+            self.peer.address = _text(self._transport.getPeer())
         self.receiver.data(data)
 
     def readConnectionLost(self) -> None:
@@ -161,9 +165,7 @@ class ForeignFactory(Factory):
         return ForeignWire(self._hub, self._converse)
 
     def _converse(self, wire: ForeignWire) -> None:
-        transport = wire.transport
-        assert ITransport.providedBy(transport)
-        Conversation(self._hub, wire, self._entrance, Peer(address=_text(transport.getPeer())))
+        Conversation(self._hub, wire, self._entrance, wire.peer)
 
 
 def _text(address: IAddress) -> str:
