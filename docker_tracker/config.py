@@ -93,7 +93,7 @@ class Limits:
     """
 
     head_bytes: int = attrs.field(default=MIB, validator=_between(4 * KIB, 64 * MIB))
-    json_bytes: int = attrs.field(default=16 * MIB, validator=_between(4 * KIB, GIB))
+    json_bytes: int = attrs.field(default=4 * MIB, validator=_between(4 * KIB, GIB))
     json_depth: int = attrs.field(default=64, validator=_between(8, 500))
     line_bytes: int = attrs.field(default=MIB, validator=_between(KIB, GIB))
     early_bytes: int = attrs.field(default=64 * KIB, validator=_between(KIB, GIB))

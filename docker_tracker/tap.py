@@ -52,7 +52,7 @@ def makeService(options: usage.Options) -> IService:
     if options["check-config"]:
         finish_check(settings)
     for warning in settings.warnings:
-        log.warn("{warning}", warning=warning)
+        log.warn("{text}", text=warning)
     return _Started(daemon, in_front)
 
 

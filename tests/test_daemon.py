@@ -1,0 +1,348 @@
+"""The daemon in process: what starting opens, what stopping closes, and what stops a start."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+from typing import Any, cast
+
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+from zope.interface.verify import verifyObject
+
+from docker_tracker import daemon as daemon_module
+from docker_tracker import tap
+from docker_tracker.config import Settings, load
+from docker_tracker.daemon import Daemon, raise_descriptor_limit
+from docker_tracker.errors import ConfigurationError, LedgerError
+from docker_tracker.interceptor import Interceptor
+from docker_tracker.interfaces import IDaemon
+from docker_tracker.proxy.plan import Named, Plan
+from tests.support.certificates import Authority
+from tests.support.hand_reactor import HandReactor
+from tests.support.short import short_directory
+
+
+class Reactor(HandReactor):
+    """A reactor for starting and stopping; nothing runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.when_running: list[Any] = []
+        self.stopped = False
+
+    def callWhenRunning(self, callback: Any, *arguments: Any) -> None:
+        self.when_running.append(callback)
+
+    def callFromThread(self, callback: Any, *arguments: Any) -> None:
+        callback(*arguments)
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+class DaemonTestCase(SynchronousTestCase):
+    """Settings in a directory of their own."""
+
+    def setUp(self) -> None:
+        self.directory = short_directory(self)
+        self.reactor = Reactor()
+
+    def settings(self, **options: Any) -> Settings:
+        """Return settings; by default a plain proxy on a unix socket."""
+        return load(
+            {
+                "engine": f"unix://{self.directory}/engine.sock",
+                "listen": [f"unix://{self.directory}/run/docker.sock"],
+                "interceptors": "none",
+                "state-dir": str(self.directory / "state"),
+                "run-dir": str(self.directory / "run"),
+                **options,
+            },
+            {},
+            euid=os.geteuid(),
+        )
+
+    def daemon(self, **options: Any) -> Daemon:
+        """Return a daemon that was not started."""
+        return Daemon(self.reactor, self.settings(**options), {})  # type: ignore[arg-type]
+
+    def stop(self, daemon: Daemon) -> None:
+        """Stop a daemon that has nothing to wait for."""
+        self.successResultOf(daemon.stopService())
+
+
+class StartTests(DaemonTestCase):
+    """Starting and stopping."""
+
+    def test_interface(self) -> None:
+        """Plug-ins find what they are promised."""
+        verifyObject(IDaemon, self.daemon(interceptors="labels"))
+
+    def test_nothing_opened_before(self) -> None:
+        """Making one, and checking it, opens nothing."""
+        before = len(os.listdir("/proc/self/fd"))
+        daemon = self.daemon(interceptors="labels,audit", **{"audit-log": str(self.directory / "audit")})
+        daemon.check()
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+        self.assertEqual(os.listdir(self.directory), [])
+
+    def test_listens_and_stops(self) -> None:
+        """From the privileged start on its socket is there; after the stop it is gone."""
+        before = len(os.listdir("/proc/self/fd"))
+        daemon = self.daemon()
+        daemon.privilegedStartService()
+        path = self.directory / "run" / "docker.sock"
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+        daemon.startService()
+        self.reactor.turn(2)
+        self.stop(daemon)
+        self.assertFalse(path.exists())
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+        self.assertEqual(self.reactor.descriptors, 0)
+
+    def test_all_kinds(self) -> None:
+        """unix, TCP and TLS listeners at once, and TLS to the engine."""
+        authority = Authority(self.directory)
+        pair = authority.sign("server")
+        file = self.directory / "c.toml"
+        file.write_text(
+            f"""
+            listen = [
+                "tcp:0:interface=127.0.0.1",
+                {{address = "tcp://127.0.0.1:0", certificate = "{pair.certificate}", key = "{pair.key}"}},
+                "unix://{self.directory}/run/docker.sock",
+            ]
+            [engine]
+            address = "tcp://127.0.0.1:1"
+            ca = "{authority.certificate}"
+            """
+        )
+        file.chmod(0o600)
+        self.directory.chmod(0o700)
+        daemon = self.daemon(listen=[], engine=None, config=str(file))
+        daemon.startService()
+        self.assertEqual(self.reactor.descriptors, 3)
+        self.stop(daemon)
+
+    def test_tls_files(self) -> None:
+        """TLS files that are none stop the start, and nothing stays open."""
+        authority = Authority(self.directory)
+        pair = authority.sign("server")
+        broken = self.directory / "broken"
+        broken.write_text("nonsense")
+        self.directory.chmod(0o700)
+        for text in (
+            f'listen = [{{address = "tcp://127.0.0.1:0", certificate = "{broken}", key = "{pair.key}"}}]',
+            f'engine = {{address = "tcp://127.0.0.1:1", ca = "{broken}"}}',
+        ):
+            file = self.directory / "c.toml"
+            file.write_text(text)
+            file.chmod(0o600)
+            options: dict[str, Any] = {"engine": None} if "engine" in text else {"listen": []}
+            daemon = self.daemon(config=str(file), **options)
+            self.assertIn("TLS files", str(self.assertRaises(ConfigurationError, daemon.startService)))
+            self.assertEqual(self.reactor.descriptors, 0)
+
+    def test_taken(self) -> None:
+        """An address that is taken stops the start; the sockets bound before are closed and removed."""
+        first, second = f"unix://{self.directory}/run/docker.sock", f"unix://{self.directory}/other.sock"
+        (self.directory / "other.sock").write_text("precious")
+        daemon = self.daemon(listen=[first, second])
+        self.assertRaises(ConfigurationError, daemon.privilegedStartService)
+        self.assertEqual(os.listdir(self.directory / "run"), [])
+        self.assertEqual((self.directory / "other.sock").read_text(), "precious")
+
+    def test_run_directory(self) -> None:
+        """A run directory that cannot be made is named."""
+        (self.directory / "run").write_text("a file")
+        error = self.assertRaises(ConfigurationError, self.daemon().privilegedStartService)
+        self.assertIn(str(self.directory / "run"), str(error))
+
+    def test_passed_sockets(self) -> None:
+        """What systemd passes is taken; plain TCP that all can reach only if that was said."""
+        for host, insecure in (("127.0.0.1", False), ("0.0.0.0", True), ("0.0.0.0", False), ("", False)):
+            sock = socket.socket(socket.AF_INET if host else socket.AF_UNIX)
+            sock.bind((host, 0) if host else str(self.directory / "passed"))
+            sock.listen()
+            self.patch(daemon_module, "passed_socket", lambda *_, sock=sock: sock)
+            daemon = self.daemon(listen=["systemd:index=0"], **{"insecure-tcp": insecure or None})
+            if host == "0.0.0.0" and not insecure:
+                self.assertIn("--insecure-tcp", str(self.assertRaises(ConfigurationError, daemon.startService)))
+            else:
+                daemon.startService()
+                self.stop(daemon)
+            self.assertEqual(sock.fileno(), -1)
+
+    def test_ledger(self) -> None:
+        """With interceptors the job is the ledger's, and is the same after a restart."""
+        ids = []
+        for _ in range(2):
+            daemon = self.daemon(interceptors="labels")
+            self.patch(self.reactor, "callFromThread", None)  # without a thread
+            daemon.startService()
+            ids.append((daemon.instance, [c._entrance.job_id for c in daemon._acceptors]))
+            self.stop(daemon)
+        self.assertEqual(ids[0], ids[1])
+        self.assertTrue(ids[0][0])
+
+    def test_ledger_taken(self) -> None:
+        """A second daemon on one state directory does not start, and takes nothing down with it."""
+        self.patch(self.reactor, "callFromThread", None)
+        first = self.daemon(interceptors="labels")
+        first.startService()
+        second = self.daemon(interceptors="labels", listen=[f"unix://{self.directory}/second.sock"])
+        self.assertRaises(LedgerError, second.startService)
+        self.assertFalse((self.directory / "second.sock").exists())
+        self.stop(first)
+
+    def test_endpoints(self) -> None:
+        """Endpoint strings that Twisted does not understand, or cannot listen on, stop the start."""
+        for text, words in (("nosuch:tcp:1", "does not understand"), ("haproxy:unix:/nonexistent/s", "cannot listen")):
+            daemon = Daemon(reactor, self.settings(listen=[text], **{"insecure-tcp": True}), {})  # type: ignore[arg-type]
+            self.assertIn(words, str(self.assertRaises(ConfigurationError, daemon.startService)))
+
+
+class SignalTests(DaemonTestCase):
+    """Signals."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
+
+    def test_signals(self) -> None:
+        """SIGTERM stops the reactor; SIGHUP reopens what plug-ins have open."""
+        daemon = self.daemon()
+        daemon.startService()
+        for callback in self.reactor.when_running:
+            callback()
+        reopened: list[int] = []
+        daemon.on_reopen(lambda: reopened.append(1))
+        os.kill(os.getpid(), signal.SIGHUP)
+        self.assertEqual((reopened, self.reactor.stopped), ([1], False))
+        os.kill(os.getpid(), signal.SIGTERM)
+        self.assertTrue(self.reactor.stopped)
+        self.stop(daemon)
+
+    def test_log_file(self) -> None:
+        """SIGHUP reopens the log, too."""
+        log = self.directory / "log"
+        with log.open("a") as stream:
+            daemon = Daemon(self.reactor, self.settings(), {}, log)  # type: ignore[arg-type]
+            daemon.startService()
+            log.rename(self.directory / "log.1")
+            daemon.reopen()
+            stream.write("after")
+        self.assertEqual(log.read_text(), "after")
+        self.stop(daemon)
+
+
+class StopTests(DaemonTestCase):
+    """Stopping goes on to the end."""
+
+    def test_interceptor_fails(self) -> None:
+        """An interceptor that cannot be stopped is logged; the others are stopped."""
+        stopped: list[str] = []
+
+        class Failing(Interceptor):
+            async def stop(self) -> None:
+                raise RuntimeError("oops")
+
+        class Stopping(Interceptor):
+            async def stop(self) -> None:
+                stopped.append("yes")
+
+        daemon = self.daemon()
+        daemon.startService()
+        daemon._plan = Plan([Named("one", Failing()), Named("two", Stopping())])
+        self.stop(daemon)
+        self.assertEqual(stopped, ["yes"])
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_descriptor_limit(self) -> None:
+        """The soft limit of open files becomes the hard one."""
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(limits[1], 512), limits[1]))
+        raise_descriptor_limit()
+        self.assertEqual(resource.getrlimit(resource.RLIMIT_NOFILE)[0], limits[1])
+        raise_descriptor_limit()
+
+
+class WholeTests(TestCase):
+    """All parts on the real reactor, without an engine."""
+
+    async def test_recorder(self) -> None:
+        """The watcher follows, in vain, and stops; so does an endpoint of Twisted's."""
+        directory = short_directory(self)
+        settings = load(
+            {
+                "engine": f"unix://{directory}/engine.sock",
+                "listen": [f"unix://{directory}/d.sock", "haproxy:tcp:0:interface=127.0.0.1"],
+                "insecure-tcp": True,
+                "state-dir": str(directory / "state"),
+                "run-dir": str(directory / "run"),
+            },
+            {},
+            euid=os.geteuid(),
+        )
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
+        daemon = Daemon(cast(Any, reactor), settings, {})
+        daemon.privilegedStartService()
+        daemon.startService()
+        await deferLater(reactor, 0.05)  # type: ignore[arg-type]
+        self.assertTrue(daemon.running)
+        await daemon.stopService()
+
+
+class TapTests(DaemonTestCase):
+    """What twistd calls."""
+
+    def options(self, *flags: str, **twistd: Any) -> tap.Options:
+        """Return parsed options, as twistd would."""
+        options = tap.Options()
+        options.parent = cast(Any, {"nodaemon": True, **twistd})
+        options.parseOptions(
+            [
+                f"--engine=unix://{self.directory}/engine.sock",
+                f"--state-dir={self.directory}/state",
+                f"--run-dir={self.directory}/run",
+                *flags,
+            ]
+        )
+        return options
+
+    def test_service(self) -> None:
+        """It makes a service that starts and stops the daemon."""
+        service = tap.makeService(self.options("--interceptors=none", "-p0", logfile="-"))
+        service.privilegedStartService()
+        service.stopService()
+        for twistd in ({"syslog": True}, {"nodaemon": False}, {"logfile": str(self.directory / "log")}):
+            tap.makeService(self.options("--interceptors=none", **twistd))
+        self.assertEqual(os.listdir(self.directory), [])
+
+    def test_bad_interceptor(self) -> None:
+        """What cannot be built ends twistd with a sentence."""
+        error = self.assertRaises(SystemExit, tap.makeService, self.options("--interceptors=nosuch"))
+        self.assertIn("docker-tracker: interceptors: there is no interceptor 'nosuch'", str(error.code))
+
+    def test_check_config(self) -> None:
+        """--check-config ends with 0 when all is well."""
+        error = self.assertRaises(SystemExit, tap.makeService, self.options("--check-config"))
+        self.assertEqual(error.code, 0)
+
+    def test_cannot_start(self) -> None:
+        """In front a failing start is a sentence; behind a fork it is an exception, which twistd's parent prints."""
+        taken = self.directory / "taken"
+        taken.write_text("precious")
+        for in_front, expected in ((True, SystemExit), (False, ConfigurationError)):
+            options = self.options("--interceptors=none", f"--listen=unix://{taken}", nodaemon=in_front)
+            service = tap.makeService(options)
+            self.assertIn("taken", str(self.assertRaises(expected, service.privilegedStartService)))
+            self.assertIn("taken", str(self.assertRaises(expected, service.startService)))
