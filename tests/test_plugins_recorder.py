@@ -1,0 +1,724 @@
+"""The recorder, called as the proxy calls it, with a real ledger and an engine in memory."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred, fail
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from docker_tracker.engine.catalogue import OPERATIONS, UNKNOWN
+from docker_tracker.engine.document import Document
+from docker_tracker.errors import BadTargetError, EngineError, LedgerError, RefusedError
+from docker_tracker.exchange import Answer, Exchange, Outcome, Peer, Stage
+from docker_tracker.http1.head import RequestHead, ResponseHead
+from docker_tracker.interfaces import IInterceptor
+from docker_tracker.plugins.recorder import Recorder, recorder
+from docker_tracker.records import ALL_IMAGES, Intent, Resource
+from tests.support.exchanges import exchange
+from tests.support.tracking import UNAVAILABLE, TrackingCase
+
+ID = "c" * 64
+OTHER = "d" * 64
+IMAGE = "sha256:" + "a" * 64
+BASE = "sha256:" + "b" * 64
+
+
+class RecorderCase(TrackingCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.recorder = Recorder(self.job_id, "default", self.ledger, self.engine)
+
+    def exchange(self, method: str, target: str, peer: Peer | None = None) -> Exchange:
+        return attrs.evolve(exchange(method, target, peer), job_id=self.job_id)
+
+    def ask(self, method: str, target: str, body: Any = None) -> tuple[Exchange, Deferred[Any]]:
+        """Begin an exchange up to the point where it is forwarded."""
+        asked = self.exchange(method, target)
+        if self.recorder.wants(asked.call.operation) & Stage.REQUEST_JSON:
+            document = Document.of({} if body is None else body)
+            return asked, Deferred.fromCoroutine(self.recorder.request_json(asked, document))
+        return asked, Deferred.fromCoroutine(self.recorder.request_head(asked, asked.received))
+
+    def forward(self, method: str, target: str, body: Any = None) -> Exchange:
+        asked, deciding = self.ask(method, target, body)
+        self.assertIsNone(self.successResultOf(deciding))
+        asked.sent = asked.received
+        return asked
+
+    def answer(
+        self,
+        asked: Exchange,
+        body: Any = None,
+        lines: tuple[Any, ...] = (),
+        status: int = 200,
+        outcome: Outcome = Outcome.COMPLETED,
+    ) -> Exchange:
+        """Give the engine's answer, as the proxy would tell of it, to the end."""
+        wanted = self.recorder.wants(asked.call.operation)
+        asked.response = head = ResponseHead.parse(f"HTTP/1.1 {status} X\r\n\r\n".encode())
+        if wanted & Stage.RESPONSE_HEAD:
+            self.recorder.response_head(asked, head)
+        if wanted & Stage.RESPONSE_JSON and status < 300 and body is not None:
+            self.successResultOf(Deferred.fromCoroutine(self.recorder.response_json(asked, Document.of(body))))
+        for line in lines:
+            self.recorder.response_line(asked, Document.of(line))
+        if wanted & Stage.FINISHED:
+            self.recorder.finished(asked, outcome)
+        return asked
+
+    def do(self, method: str, target: str, body: Any = None, answer: Any = None, **more: Any) -> Exchange:
+        return self.answer(self.forward(method, target, body), answer, **more)
+
+    def settled(self) -> None:
+        """Check that no intent is open: a restart finds none lost."""
+        self.ledger.close()
+        self.ledger.open("instance")
+        self.assertEqual(self.lost(), [])
+
+
+class WantsTests(RecorderCase):
+    def test_interface(self) -> None:
+        """It is an interceptor, and guards."""
+        verifyObject(IInterceptor, self.recorder)
+        self.assertTrue(self.recorder.fail_closed)
+        self.assertEqual(recorder.name, "recorder")
+
+    def test_table(self) -> None:
+        """It takes part in all creates, removals and prunes of resources, in renames and our page; in nothing else."""
+        wanted = {row.name: self.recorder.wants(row) for row in (*OPERATIONS, UNKNOWN)}
+        creates = {row.name for row in OPERATIONS if row.effect.value == "create"}
+        for name in creates:
+            self.assertTrue(wanted[name] & (Stage.REQUEST_HEAD | Stage.REQUEST_JSON), name)
+            self.assertTrue(wanted[name] & Stage.FINISHED, name)
+        removals = {row.name for row in OPERATIONS if row.effect.value in ("remove", "prune") and row.kind is not None}
+        for name in removals:
+            self.assertTrue(wanted[name] & (Stage.RESPONSE_HEAD | Stage.RESPONSE_JSON), name)
+        pages = {"tracker_page", "tracker_other", "container_rename"}
+        self.assertEqual({name for name, stages in wanted.items() if stages}, creates | removals | pages)
+        self.assertGreaterEqual(len(creates), 14)
+        self.assertGreater(len(removals), 10)
+
+
+class CreateTests(RecorderCase):
+    def test_json_answers(self) -> None:
+        """The ID is in the ledger before the answer is released, with its name, its job and who asked."""
+        for target, body, answer, kind, identifier, name in (
+            ("/containers/create?name=web", {}, {"Id": ID}, "container", ID, "web"),
+            ("/v1.41/containers/create?name=%2Fapi", {}, {"Id": OTHER, "Warnings": None}, "container", OTHER, "api"),
+            ("/networks/create", {"Name": "net"}, {"Id": ID}, "network", ID, "net"),
+            ("/volumes/create", {}, {"Name": OTHER}, "volume", OTHER, OTHER),
+            ("/services/create", {"Name": "s"}, {"ID": "s1"}, "service", "s1", "s"),
+            ("/secrets/create", {"Name": "t"}, {"ID": "t1"}, "secret", "t1", "t"),
+            ("/configs/create", {"name": "c"}, {"ID": "c1"}, "config", "c1", "c"),
+            ("/commit?container=web", {}, {"Id": IMAGE}, "image", IMAGE, ""),
+        ):
+            asked = self.forward("POST", target, body)
+            self.assertEqual(self.recorded(kind=kind)[1:] if kind == "container" else self.recorded(kind=kind), [])
+            self.successResultOf(Deferred.fromCoroutine(self.recorder.response_json(asked, Document.of(answer))))
+            found = self.recorded(kind=kind)[-1]
+            self.assertEqual(
+                (found.identifier, found.name, found.relation.value, found.job_id),
+                (identifier, name, "made", self.job_id),
+                target,
+            )
+            self.assertEqual(
+                found.attributes, {"listener": "unix:///s", "uid": "1000", "gid": "100", "pid": "7"}, target
+            )
+            self.assertEqual(asked.notes["resource"], identifier)
+            self.answer(asked)
+            self.settled() if kind != "container" else None
+            if kind == "container":
+                self.successResultOf(self.ledger.removed("container", [identifier]))
+
+    def test_who_asked(self) -> None:
+        """Whatever is known of the peer is written down, and nothing else."""
+        for peer, wanted in (
+            (Peer(address="10.0.0.1:7", certificate="ci"), {"peer": "10.0.0.1:7", "certificate": "ci"}),
+            (Peer(pid=1, uid=0, gid=0), {"uid": "0", "gid": "0", "pid": "1"}),
+            (Peer(), {}),
+        ):
+            asked = self.exchange("POST", "/networks/create", peer)
+            body = Document.of({"Name": "n"})
+            self.successResultOf(Deferred.fromCoroutine(self.recorder.request_json(asked, body)))
+            answer = Document.of({"Id": ID})
+            self.successResultOf(Deferred.fromCoroutine(self.recorder.response_json(asked, answer)))
+            self.assertEqual(self.recorded()[0].attributes, {"listener": "unix:///s", **wanted})
+            self.successResultOf(self.ledger.removed("network", [ID]))
+
+    def test_exec(self) -> None:
+        """An exec is recorded with its container, and goes with it."""
+        self.do("POST", "/containers/create?name=web", {}, {"Id": ID})
+        self.do("POST", "/containers/web/exec", {"Cmd": ["true"]}, {"Id": OTHER}, status=201)
+        (found,) = self.recorded(kind="exec")
+        self.assertEqual((found.identifier, found.parent), (OTHER, ID))
+        self.answer(self.exchange("DELETE", "/containers/web"), status=204)
+        self.assertEqual(self.recorded(), [])
+
+    def test_volumes(self) -> None:
+        """A named volume is the job's only if it bears the job's label."""
+        ours = {"docker-tracker.job-id": self.job_id}
+        for labels, wanted in (
+            (ours, "made"),
+            ({"docker-tracker.job-id": "another"}, "used"),
+            ({}, "used"),
+            (None, "used"),
+        ):
+            self.do("POST", "/volumes/create", {"Name": "v"}, {"Name": "v", "Labels": labels}, status=201)
+            self.assertEqual(self.shown(), [("volume", "v", wanted)], labels)
+            self.successResultOf(self.ledger.removed("volume", ["v"]))
+
+    def test_commit_with_tag(self) -> None:
+        """The tag is the job's, unless it was there before; the image always is."""
+        self.engine.answers["/images/taken:latest/json"] = {"Id": BASE}
+        for repository, wanted in (
+            ("new&tag=2", ("new:2", "made")),
+            ("docker.io/library/taken", ("taken:latest", "used")),
+        ):
+            self.do("POST", f"/commit?container=c&repo={repository}", {}, {"Id": IMAGE}, status=201)
+            self.assertEqual(self.shown(), sorted([("image", IMAGE, "made"), ("image", *wanted)]))
+            self.successResultOf(self.ledger.removed("image", [IMAGE, wanted[0]]))
+
+    def test_tag(self) -> None:
+        """A tag that was there before is not the job's."""
+        self.engine.answers["/images/taken:1/json"] = {"Id": BASE}
+        self.do("POST", "/images/busybox/tag?repo=mine&tag=1", status=201)
+        self.do("POST", "/images/busybox/tag?repo=taken&tag=1", status=201)
+        self.do("POST", "/images/busybox/tag?repo=failed&tag=1", status=404)
+        self.assertEqual(self.shown(), [("image", "mine:1", "made"), ("image", "taken:1", "used")])
+        self.settled()
+
+    def test_without_an_id(self) -> None:
+        """An answer that tells no ID leaves the intent to the watcher."""
+        answers: tuple[Any, ...] = ({}, {"Id": 7}, {"Id": ""}, [])
+        for answer in answers:
+            self.do("POST", "/networks/create", {"Name": "n"}, answer, status=201)
+        self.assertEqual((self.recorded(), len(self.lost())), ([], 4))
+
+    def test_failed(self) -> None:
+        """What was not made is not looked for."""
+        for status in (304, 404, 409, 500):
+            self.do("POST", "/containers/create", {}, status=status)
+        asked, deciding = self.ask("POST", "/networks/create", {"Name": "n"})
+        self.successResultOf(deciding)
+        self.recorder.finished(asked, Outcome.REFUSED)  # another interceptor's doing: nothing was sent
+        self.assertEqual(self.recorded(), [])
+        self.settled()
+
+    def test_lost(self) -> None:
+        """An answer that nobody saw leaves the intent to the watcher."""
+        for outcome in (Outcome.ENGINE_FAILED, Outcome.CLIENT_GONE):
+            self.recorder.finished(self.forward("POST", "/networks/create", {"Name": "n"}), outcome)
+        asked = self.forward("POST", "/build?t=x")
+        self.answer(asked, outcome=Outcome.CLIENT_GONE)
+        self.assertEqual(len(self.lost()), 3)
+
+    def test_nothing_of_an_exchange_that_was_refused_before(self) -> None:
+        """An exchange that never came to the recorder leaves nothing."""
+        self.recorder.finished(self.exchange("POST", "/containers/create"), Outcome.REFUSED)
+        self.settled()
+
+
+class ContainerTests(RecorderCase):
+    def create(self, body: Any, mounts: tuple[str, ...] = (), name: str = "/quiet_cat") -> Exchange:
+        self.engine.answers[f"/containers/{ID}/json"] = {
+            "Name": name,
+            "Mounts": [{"Type": "bind", "Source": "/etc"}, *({"Type": "volume", "Name": mount} for mount in mounts)],
+        }
+        for mount in mounts:
+            self.engine.answers.setdefault(f"/volumes/{mount}", {"Name": mount})
+        return self.do("POST", "/containers/create", body, {"Id": ID}, status=201)
+
+    def test_one_look(self) -> None:
+        """Without named volumes the only call is one inspect, after the answer; it gives the name, too."""
+        asked = self.forward("POST", "/containers/create", {"HostConfig": {"Binds": ["/etc:/e", "/anonymous"]}})
+        self.assertEqual(self.engine.asked, [])
+        self.engine.answers[f"/containers/{ID}/json"] = {"Name": "/quiet_cat", "Mounts": []}
+        self.successResultOf(Deferred.fromCoroutine(self.recorder.response_json(asked, Document.of({"Id": ID}))))
+        self.assertEqual(self.engine.asked, [])
+        self.answer(asked)
+        self.assertEqual(self.engine.asked, [f"/containers/{ID}/json"])
+        self.assertEqual([row.name for row in self.recorded()], ["quiet_cat"])
+        self.settled()
+
+    def test_named_volumes(self) -> None:
+        """A named volume that was there is used, one that was not is made; each is asked for once."""
+        self.engine.answers["/volumes/old"] = {"Name": "old"}
+        for body in (
+            {"HostConfig": {"Binds": ["old:/o", "new:/n:ro", "/etc:/e"]}},
+            {"HostConfig": {"Mounts": [{"Type": "volume", "Source": name} for name in ("old", "new", "new")]}},
+            {"hostconfig": {"binds": ["old:/o"], "mounts": [{"type": "volume", "source": "new"}]}},
+            {"Binds": ["old:/o", "new:/n"]},  # as 20.10 reads it
+        ):
+            self.engine.asked.clear()
+            self.create(body)
+            self.assertEqual(sorted(self.engine.asked[:2]), ["/volumes/new", "/volumes/old"])
+            wanted = [("container", ID, "made"), ("volume", "new", "made"), ("volume", "old", "used")]
+            self.assertEqual(self.shown(), wanted, body)
+            self.successResultOf(self.ledger.removed("container", [ID]))
+            self.successResultOf(self.ledger.removed("volume", ["old", "new"]))
+        self.settled()
+
+    def test_odd_bodies(self) -> None:
+        """What the engine will refuse does not trouble us."""
+        bodies: tuple[Any, ...] = (
+            {"HostConfig": {"Binds": 7, "Mounts": {"Type": "volume"}, "VolumesFrom": "x"}},
+            {
+                "HostConfig": {
+                    "Binds": [7, None, ":x"],
+                    "Mounts": [7, {"Type": "volume"}, {"Type": "bind", "Source": "s"}],
+                }
+            },
+            {"HostConfig": None},
+            [],
+        )
+        for body in bodies:
+            self.do("POST", "/containers/create", body, status=400)
+        self.assertEqual(self.engine.asked, [])
+
+    def test_anonymous_volumes(self) -> None:
+        """Volumes that nobody named are the job's, found by the look after the answer."""
+        self.create({"Volumes": {"/data": {}}}, mounts=(OTHER,))
+        self.assertEqual(self.shown(), [("container", ID, "made"), ("volume", OTHER, "made")])
+        self.settled()
+
+    def test_volumes_from(self) -> None:
+        """Another container's volumes are used, not made."""
+        self.engine.answers["/containers/donor/json"] = {"Mounts": [{"Type": "volume", "Name": "d1"}]}
+        self.create({"HostConfig": {"VolumesFrom": ["donor:ro"]}}, mounts=("d1", OTHER))
+        self.assertEqual(self.shown(), [("container", ID, "made"), ("volume", "d1", "used"), ("volume", OTHER, "made")])
+
+    def test_gone_at_once(self) -> None:
+        """A container that removed itself before the look is settled; its volumes went with it."""
+        self.do("POST", "/containers/create", {}, {"Id": ID}, status=201)
+        self.assertEqual(self.shown(), [("container", ID, "made")])
+        self.settled()
+
+    def test_volume_gone_before_it_was_recorded(self) -> None:
+        """A volume whose removal was seen before it was recorded does not stay in the ledger."""
+        self.engine.answers[f"/volumes/{OTHER}"] = None
+        self.create({}, mounts=(OTHER,))
+        self.assertEqual(self.shown(), [("container", ID, "made")])
+
+    def test_look_fails(self) -> None:
+        """If the look fails, the container is recorded, and the rest is left to the watcher."""
+        self.engine.answers[f"/containers/{ID}/json"] = UNAVAILABLE
+        self.do("POST", "/containers/create", {}, {"Id": ID}, status=201)
+        self.assertEqual((self.shown(), len(self.lost())), ([("container", ID, "made")], 1))
+
+    def test_defect_in_the_look(self) -> None:
+        """A defect is logged with its traceback, and the intent is left to the watcher."""
+        self.engine.answers[f"/containers/{ID}/json"] = ValueError("unexpected")
+        self.do("POST", "/containers/create", {}, {"Id": ID}, status=201)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        self.assertEqual(len(self.lost()), 1)
+
+    def test_failed_late(self) -> None:
+        """A create that fails after its volumes were made leaves them to the watcher."""
+        self.do("POST", "/containers/create", {"HostConfig": {"Binds": ["new:/n"]}}, status=400)
+        self.engine.answers["/volumes/old"] = {"Name": "old"}
+        self.do("POST", "/containers/create", {"HostConfig": {"Binds": ["old:/o"]}}, status=400)
+        self.assertEqual(self.lost(), [1])
+
+    def test_bounded(self) -> None:
+        """Looks that pile up are left to the watcher; when the daemon stops, those that wait are ended."""
+        waiting: Deferred[Any] = Deferred()
+        for number in range(258):
+            identifier = f"{number:064}"
+            self.engine.answers[f"/containers/{identifier}/json"] = waiting if number == 0 else Deferred()
+            self.do("POST", "/containers/create", {}, {"Id": identifier}, status=201)
+        self.assertEqual(len(self.lost()), 2)
+        self.successResultOf(Deferred.fromCoroutine(self.recorder.stop()))
+        self.assertTrue(waiting.called)
+        self.assertEqual(len(self.lost()), 2)  # the others are lost at the next start
+        self.ledger.close()
+        self.ledger.open("instance")
+        self.assertEqual(len(self.lost()), 258)
+
+
+class ImageTests(RecorderCase):
+    def listed(self, *images: tuple[str, list[str]]) -> list[Any]:
+        return [{"Id": identifier, "RepoTags": tags or None} for identifier, tags in images]
+
+    def lines(self, target: str, *lines: Any, before: Any = (), after: Any = (), **more: Any) -> Exchange:
+        self.engine.answers["/images/json"] = self.listed(*before)
+        asked = self.forward("POST", target)
+        self.engine.answers["/images/json"] = self.listed(*after)
+        for identifier, tags in after:
+            for name in (identifier, *tags):
+                self.engine.answers[f"/images/{name}/json"] = {"Id": identifier}
+        return self.answer(asked, lines=lines, **more)
+
+    def test_build(self) -> None:
+        """The image and its tags are the job's; base images are not."""
+        base = (BASE, ["busybox:latest"])
+        asked = self.lines(
+            "/build?t=mine:1&t=docker.io/library/mine",
+            {"stream": "Step 1/1"},
+            {"aux": {"ID": IMAGE}},
+            {"stream": f"Successfully built {IMAGE[7:19]}\n"},
+            before=[base],
+            after=[base, (IMAGE, ["mine:1", "mine:latest"])],
+        )
+        self.assertEqual(
+            self.shown(),
+            [("image", "mine:1", "made"), ("image", "mine:latest", "made"), ("image", IMAGE, "made")],
+        )
+        self.assertEqual([row.parent for row in self.recorded()], ["", IMAGE, IMAGE])
+        self.assertEqual(asked.notes["resource"], IMAGE)
+        self.settled()
+
+    def test_recorded_at_once(self) -> None:
+        """What a line tells of is recorded when the line goes by."""
+        asked = self.forward("POST", "/build")
+        self.recorder.response_line(asked, Document.of({"aux": {"ID": IMAGE}}))
+        self.assertEqual(self.shown(), [("image", IMAGE, "made")])
+
+    def test_quiet_build(self) -> None:
+        """A quiet build tells its ID as output; a step of another one that prints an ID is not believed."""
+        line = {"stream": f"{IMAGE}\n"}
+        after: list[tuple[str, list[str]]] = [(IMAGE, [])]
+        self.lines("/build", line, before=after, after=after)
+        self.assertEqual(self.shown(), [])
+        self.lines("/build?q=1", line, after=after)
+        self.assertEqual(self.shown(), [("image", IMAGE, "made")])
+
+    def test_there_before(self) -> None:
+        """An image or tag that was there before is used, whatever the answer says."""
+        before = [(IMAGE, ["old:1"])]
+        after = [(IMAGE, ["old:1", "new:1"])]
+        for target, lines, wanted in (
+            ("/build?t=old:1&t=new:1", [{"aux": {"ID": IMAGE}}], {"old:1": "used", "new:1": "made", IMAGE: "used"}),
+            ("/images/load", [{"stream": "Loaded image: old:1\n"}], {"old:1": "used", IMAGE: "used"}),
+            ("/images/load", [{"stream": f"Loaded image ID: {IMAGE}\n"}], {IMAGE: "used"}),
+            ("/images/create?fromImage=old&tag=1", [{"status": "Status: Image is up to date for old:1"}],
+             {"old:1": "used", IMAGE: "used"}),
+            ("/images/create?fromSrc=-&repo=new&tag=1", [{"status": IMAGE}], {"new:1": "made", IMAGE: "used"}),
+        ):  # fmt: skip
+            self.lines(target, *lines, before=before, after=after)
+            self.assertEqual({name: relation for _, name, relation in self.shown()}, wanted, target)
+            self.successResultOf(self.ledger.removed("image", [*wanted]))
+        self.settled()
+
+    def test_new(self) -> None:
+        """A new image is the job's, by whatever way it came."""
+        after = [(IMAGE, ["new:1"]), (BASE, ["other:1"])]
+        for target, lines, wanted in (
+            ("/images/load", [{"stream": "Loaded image: new:1\n"}], ["new:1", IMAGE]),
+            ("/images/create?fromImage=docker.io/library/new:1", [{"status": "Pulling"}], ["new:1", IMAGE]),
+            ("/images/create?fromSrc=-", [{"status": IMAGE}], [IMAGE]),
+        ):
+            self.lines(target, *lines, before=after[1:], after=after)
+            self.assertEqual(self.shown(), [("image", name, "made") for name in wanted], target)
+            self.successResultOf(self.ledger.removed("image", wanted))
+        self.settled()
+
+    def test_nothing_came(self) -> None:
+        """A pull or build that failed in its lines leaves nothing."""
+        self.lines("/images/create?fromImage=x&tag=1", {"errorDetail": {"message": "no"}, "error": "no"})
+        self.assertEqual(self.shown(), [])
+        self.settled()
+
+    def test_removed_meanwhile(self) -> None:
+        """A tag that is gone when it was just recorded does not stay in the ledger."""
+        self.engine.answers["/images/json"] = []
+        asked = self.forward("POST", "/build?t=mine:1")
+        self.engine.answers["/images/json"] = self.listed((IMAGE, ["mine:1"]))
+        self.engine.answers[f"/images/{IMAGE}/json"] = {"Id": IMAGE}
+        self.answer(asked)
+        self.assertEqual(self.shown(), [("image", IMAGE, "made")])
+
+    def test_many_lines(self) -> None:
+        """An answer can't fill the memory with what it tells of."""
+        asked = self.forward("POST", "/images/load")
+        for number in range(1005):
+            self.recorder.response_line(asked, Document.of({"stream": f"Loaded image: i:{number}\n"}))
+        self.assertEqual(len(self.recorded()), 1000)
+
+    def before_of(self, target: str, images: list[Any]) -> tuple[Any, ...]:
+        """Give what the ledger has as there before."""
+        self.engine.answers["/images/json"] = images
+        self.recorder.finished(self.forward("POST", target), Outcome.ENGINE_FAILED)
+        intent: Intent = self.successResultOf(self.ledger.lost())[-1][0]
+        return tuple(sorted(intent.before))
+
+    def test_before(self) -> None:
+        """The intent says which images were there; of very many only those that were asked for."""
+        few = self.before_of("/build?t=a", [{"Id": IMAGE, "RepoTags": ["a:latest", "<none>:<none>"]}])
+        self.assertEqual(few, (ALL_IMAGES, ("image", "a:latest"), ("image", IMAGE)))
+        many = self.before_of("/build?t=i5:latest", self.listed(*((f"sha256:{n}", [f"i{n}"]) for n in range(3000))))
+        self.assertEqual(many, (("image", "i5:latest"),))
+
+
+class PluginTests(RecorderCase):
+    def test_pull(self) -> None:
+        """A plugin is recorded by its name if it is there after the pull; as used if it was before."""
+        for target, there, wanted in (
+            ("/plugins/pull?remote=vieux/sshfs&name=ssh", False, [("plugin", "ssh:latest", "made")]),
+            ("/plugins/pull?remote=ssh", True, [("plugin", "ssh:latest", "used")]),
+        ):
+            self.engine.answers["/plugins/ssh:latest/json"] = {} if there else None
+            asked = self.forward("POST", target, [])
+            self.engine.answers["/plugins/ssh:latest/json"] = {"Id": "p"}
+            self.answer(asked)
+            self.assertEqual(self.shown(), wanted)
+            self.successResultOf(self.ledger.removed("plugin", ["ssh:latest"]))
+        self.do("POST", "/plugins/pull?remote=absent", [])
+        self.do("POST", "/plugins/pull", [])
+        self.assertEqual(self.shown(), [])
+        self.settled()
+
+    def test_create_and_remove(self) -> None:
+        """One that was made of a tar, and removed."""
+        self.do("POST", "/plugins/create?name=mine", status=204)
+        self.assertEqual(self.shown(), [("plugin", "mine:latest", "made")])
+        self.answer(self.exchange("DELETE", "/plugins/mine"))
+        self.assertEqual(self.shown(), [])
+
+
+class RefusalTests(RecorderCase):
+    def refusal(self, method: str, target: str, body: Any = None) -> RefusedError:
+        _, deciding = self.ask(method, target, body)
+        error: RefusedError = self.failureResultOf(deciding, RefusedError).value
+        return error
+
+    def test_ledger_fails(self) -> None:
+        """What can't be written down is not made; the client is told."""
+        self.patch(self.ledger, "intend", lambda *_: fail(LedgerError("/l", "database or disk is full")))
+        for target in ("/containers/create", "/build"):
+            error = self.refusal("POST", target)
+            self.assertEqual(error.status, 503)
+            self.assertEqual(
+                str(error), "nothing was made, as it could not be recorded: the ledger /l: database or disk is full"
+            )
+
+    def test_other_engine(self) -> None:
+        """Nothing is made on an engine that is not the ledger's."""
+        self.successResultOf(self.ledger.check_engine("ANOTHER"))
+        self.assertIn("belongs to the engine ANOTHER", str(self.refusal("POST", "/networks/create")))
+
+    def test_engine_absent(self) -> None:
+        """An engine that does not answer is named, with its status."""
+        for place in ("name", "images"):
+            if place == "name":
+                self.engine.name = UNAVAILABLE
+            else:
+                self.engine.name = "ENGINE"
+                self.engine.answers["/images/json"] = EngineError("the engine at unix:///engine is slow", 504)
+            error = self.refusal("POST", "/build")
+            self.assertEqual(error.status, 503 if place == "name" else 504)
+            self.assertRegex(str(error), "nothing was made: the engine at unix:///engine")
+
+    def test_bad_query(self) -> None:
+        """A query that the engine would not read is refused as such."""
+        _, deciding = self.ask("POST", "/build?t=%zz")
+        self.failureResultOf(deciding, BadTargetError)
+
+    def test_client_leaves_while_writing(self) -> None:
+        """An intent that is written only after its client left is settled as failed."""
+        writing: Deferred[int] = Deferred()
+        intend = self.ledger.intend
+        self.patch(self.ledger, "intend", lambda *_: writing)
+        _, deciding = self.ask("POST", "/networks/create", {"Name": "n"})
+        deciding.cancel()
+        self.failureResultOf(deciding)
+        number = self.successResultOf(intend(Intent(job_id=self.job_id, operation="o", kind="network"), "ENGINE"))
+        writing.callback(number)
+        self.settled()
+
+    def test_client_leaves_and_writing_fails(self) -> None:
+        """A write that fails after its client left is nobody's trouble."""
+        writing: Deferred[int] = Deferred()
+        self.patch(self.ledger, "intend", lambda *_: writing)
+        _, deciding = self.ask("POST", "/networks/create", {"Name": "n"})
+        deciding.cancel()
+        self.failureResultOf(deciding)
+        writing.errback(LedgerError("/l", "full"))
+
+    def test_id_cannot_be_written(self) -> None:
+        """An ID that can't be recorded is not released; the intent stays for the watcher."""
+        asked = self.forward("POST", "/networks/create", {"Name": "n"})
+        self.patch(self.ledger, "record", lambda *_: fail(LedgerError("/l", "full")))
+        writing = Deferred.fromCoroutine(self.recorder.response_json(asked, Document.of({"Id": ID})))
+        self.failureResultOf(writing, LedgerError)
+        asked.answer = Answer.error(500, "x")
+        self.answer(asked)
+        self.assertEqual(len(self.lost()), 1)
+
+
+class RemovalTests(RecorderCase):
+    def setUp(self) -> None:
+        super().setUp()
+        number = self.successResultOf(
+            self.ledger.intend(Intent(job_id=self.job_id, operation="x", kind="container"), "ENGINE")
+        )
+        things = [
+            ("container", ID, "web"),
+            ("network", "e" * 64, "net"),
+            ("volume", "vol", "vol"),
+            ("volume", "volume-1234567890", "volume-1234567890"),
+            ("service", "serviceid0123456789", "svc"),
+            ("secret", "secretid00123456789", "sec"),
+            ("config", "configid00123456789", "cfg"),
+            ("plugin", "plug:latest", "plug:latest"),
+            ("image", IMAGE, ""),
+            ("image", "mine:1", "mine:1"),
+        ]
+        made = [Resource(kind=kind, identifier=identifier, name=name) for kind, identifier, name in things]
+        self.successResultOf(self.ledger.record(number, made))
+        self.everything = set(self.shown())
+
+    def gone(self) -> set[str]:
+        """Give what is gone since the last call, and bring it back."""
+        gone = {identifier for _, identifier, _ in self.everything - set(self.shown())}
+        self.ledger.close()
+        self.setUp()
+        return gone
+
+    def test_requests(self) -> None:
+        """A removal that passes by is written down before the client sees the answer, by whatever name it was asked."""
+        for target, status, wanted in (
+            (f"/containers/{ID}?force=1", 204, {ID}),
+            ("/containers/web", 204, {ID}),
+            (f"/v1.41/containers/{ID[:12]}?v=1", 204, {ID}),
+            ("/containers/web", 409, set()),
+            ("/containers/other", 204, set()),
+            ("/networks/net", 204, {"e" * 64}),
+            ("/volumes/vol", 204, {"vol"}),
+            ("/volumes/volume-12345", 204, set()),  # no prefix of anything
+            ("/services/svc", 200, {"serviceid0123456789"}),
+            ("/secrets/secretid00123", 204, {"secretid00123456789"}),
+            ("/configs/cfg", 204, {"configid00123456789"}),
+            ("/plugins/plug", 200, {"plug:latest"}),
+        ):
+            self.answer(self.exchange("DELETE", target), status=status)
+            self.assertEqual(self.gone(), wanted, target)
+
+    def test_answers(self) -> None:
+        """What an answer says is gone is gone."""
+        for method, target, answer, wanted in (
+            ("DELETE", "/images/mine:1", [{"Untagged": "mine:1"}, {"Deleted": IMAGE}], {"mine:1", IMAGE}),
+            ("DELETE", "/images/mine:1", [{"Untagged": "docker.io/library/mine:1"}], {"mine:1"}),
+            ("DELETE", "/images/mine:1", None, set()),
+            ("DELETE", "/images/mine:1", [{"Untagged": 7}, 7, {}], set()),
+            ("POST", "/images/prune", {"ImagesDeleted": [{"Deleted": IMAGE}], "SpaceReclaimed": 1}, {IMAGE}),
+            ("POST", "/containers/prune", {"ContainersDeleted": [ID, OTHER]}, {ID}),
+            ("POST", "/containers/prune", {"ContainersDeleted": None}, set()),
+            ("POST", "/volumes/prune", {"VolumesDeleted": ["vol"]}, {"vol"}),
+            ("POST", "/networks/prune", {"NetworksDeleted": ["net", "other"]}, {"e" * 64}),
+        ):
+            self.answer(self.exchange(method, target), answer)
+            self.assertEqual(self.gone(), wanted, target)
+
+    def test_rename(self) -> None:
+        """A container is known by its new name."""
+        self.answer(self.exchange("POST", f"/containers/{ID}/rename?name=%2Fapi"), status=204)
+        self.answer(self.exchange("POST", "/containers/api/rename?name=taken"), status=409)
+        self.assertEqual([row.name for row in self.recorded(kind="container")], ["api"])
+
+    def test_unwritable(self) -> None:
+        """A removal that can't be written down is logged; the next look at the engine finds it."""
+        self.patch(self.ledger, "removed_reference", lambda *_: fail(ValueError("defect")))
+        self.answer(self.exchange("DELETE", "/containers/web"), status=204)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+
+class PageTests(RecorderCase):
+    def page(self, target: str = "/tracker", method: str = "GET", accept: str = "*/*") -> Answer:
+        asked = self.exchange(method, target)
+        head = RequestHead.parse(f"{method} {target} HTTP/1.1\r\nHost: d\r\nAccept: {accept}\r\n\r\n".encode())
+        answer = self.successResultOf(Deferred.fromCoroutine(self.recorder.request_head(asked, head)))
+        assert isinstance(answer, Answer)
+        return answer
+
+    def test_empty(self) -> None:
+        """Nothing is nothing: not even a newline."""
+        self.assertEqual(self.page(), Answer(200, b"", "text/plain; charset=utf-8"))
+
+    def test_text(self) -> None:
+        """The full IDs of the job's containers that exist, sorted, one on a line; nothing of other jobs."""
+        self.do("POST", "/containers/create", {}, {"Id": OTHER})
+        self.do("POST", "/containers/create", {}, {"Id": ID})
+        self.do("POST", "/networks/create", {"Name": "n"}, {"Id": "e" * 64})
+        theirs = Recorder("another", "another", self.ledger, self.engine)
+        ours, self.recorder = self.recorder, theirs
+        self.do("POST", "/containers/create", {}, {"Id": "f" * 64})
+        self.recorder = ours
+        self.assertEqual(self.page().body.decode(), f"{ID}\n{OTHER}\n")
+        self.answer(self.exchange("DELETE", f"/containers/{ID}"), status=204)
+        self.assertEqual(self.page().body.decode(), f"{OTHER}\n")
+        self.assertEqual(self.page("/tracker?all=0").body.decode(), f"{OTHER}\n")
+        self.assertEqual(self.page("/tracker?all=1").body.decode(), f"{ID}\n{OTHER}\n")
+
+    def test_json(self) -> None:
+        """All resources, with all that is known of them, for who accepts JSON."""
+        self.do("POST", "/networks/create", {"Name": "n"}, {"Id": ID})
+        self.clock.advance(1.5)
+        self.answer(self.exchange("DELETE", "/networks/n"), status=204)
+        self.do("POST", "/volumes/create", {"Name": "v"}, {"Name": "v"})
+        who = {"listener": "unix:///s", "uid": "1000", "gid": "100", "pid": "7"}
+        network = {
+            "kind": "network",
+            "id": ID,
+            "name": "n",
+            "relation": "made",
+            "parent": "",
+            "created": "1970-04-26T17:46:40.000Z",
+            "removed": "1970-04-26T17:46:41.500Z",
+            "attributes": who,
+        }
+        volume = {
+            **network,
+            "kind": "volume",
+            "id": "v",
+            "name": "v",
+            "relation": "used",
+            "created": "1970-04-26T17:46:41.500Z",
+            "removed": None,
+        }
+        for accept in ("application/json", "text/html, Application/JSON;q=0.5"):
+            for target, wanted in (("/tracker", [volume]), ("/tracker?all=true", [network, volume])):
+                answer = self.page(target, accept=accept)
+                self.assertEqual(answer.content_type, "application/json")
+                self.assertEqual(
+                    json.loads(answer.body), {"job": {"id": self.job_id, "name": "default"}, "resources": wanted}
+                )
+
+    def test_other_pages(self) -> None:
+        """Nothing else is served there: no job reaches the control API."""
+        for method, target in (
+            ("GET", "/tracker/jobs"),
+            ("POST", "/tracker"),
+            ("HEAD", "/tracker"),
+            ("GET", "/tracker/"),
+        ):
+            answer = self.page(target, method)
+            self.assertEqual((answer.status, answer.content_type), (404, "application/json"), (method, target))
+            self.assertIn("page not found", json.loads(answer.body)["message"])
+
+    def test_ledger_fails(self) -> None:
+        """A ledger that can't be read is said."""
+        self.patch(self.ledger, "resources", lambda *_: fail(LedgerError("/l", "malformed")))
+        answer = self.page()
+        self.assertEqual((answer.status, json.loads(answer.body)), (503, {"message": "the ledger /l: malformed"}))
+
+
+class PlugInTests(SynchronousTestCase):
+    def test_build(self) -> None:
+        """The plug-in takes the job, the ledger and the engine from the daemon."""
+
+        @attrs.frozen
+        class Daemon:
+            ledger: Any = "ledger"
+            engine: Any = "engine"
+
+        @attrs.frozen
+        class Job:
+            id: str = "i"
+            name: str = "n"
+
+        built = recorder.build(recorder.settings(), Job(), Daemon())  # type: ignore[arg-type]
+        self.assertIsInstance(built, Recorder)
