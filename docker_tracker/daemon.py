@@ -189,7 +189,7 @@ class Daemon(Service):
         self._notifier.startService()
 
     def _accept(self, job: IJob, dialler: Dialler) -> None:
-        entrance = Entrance("", job.id, job.name, self._plan, dialler, self.settings.limits)
+        entrance = Entrance("", job.id, job.name, self._plan, dialler, self.settings.limits, self.settings.debug)
         for listener in self.settings.listeners:
             if listener.kind == "endpoint":
                 self._listen_elsewhere(listener, attrs.evolve(entrance, listener=str(listener)))

@@ -296,7 +296,7 @@ class WholeTests(TestCase):
         daemon = Daemon(cast(Any, reactor), settings, {})
         daemon.privilegedStartService()
         daemon.startService()
-        await deferLater(reactor, 0.05)  # type: ignore[arg-type]
+        await deferLater(reactor, 0.05)
         self.assertTrue(daemon.running)
         await daemon.stopService()
 

@@ -61,6 +61,7 @@ class Entrance:
     :ivar plan: The job's.
     :ivar dialler: To the engine.
     :ivar limits: The bounds.
+    :ivar debug: Whether each request is logged.
     """
 
     listener: str
@@ -69,6 +70,7 @@ class Entrance:
     plan: Plan
     dialler: Dialler
     limits: Limits
+    debug: bool = False
 
 
 class _Phase(enum.IntEnum):
@@ -194,6 +196,13 @@ class Conversation:
         if _FORM.search(raw):
             raise BadHeadError("form bodies are not passed on: the engine would prefer their values to the query's")
         self.call = recognise(head.method, head.target)
+        if self.entrance.debug:
+            log.debug(
+                "{method} {path}: {operation}",
+                method=head.method,
+                path=self.call.path,
+                operation=self.call.operation.name,
+            )
         self.steps = steps = self.entrance.plan.steps(self.call.operation)
         del inbox[:end]
         if steps is None:
