@@ -186,20 +186,20 @@ class IdentityTests(ClientCase):
 
     async def test_asked_once(self) -> None:
         """However many want to know it, the engine is asked once, until it may be another one."""
-        self.info(ID="A")
+        self.info(ID="A", DockerRootDir="/a")
         client = self.client()
         both = [ensureDeferred(client.identity()) for _ in range(2)]
-        self.assertEqual([await one for one in both], ["A", "A"])
-        self.assertEqual(await client.identity(), "A")
+        self.assertEqual([await one for one in both], ["A in /a"] * 2)
+        self.assertEqual(await client.identity(), "A in /a")
         self.assertEqual(len(self.engine.requests), 1)
         client.forget()
-        self.info(ID="B")
-        self.assertEqual(await client.identity(), "B")
+        self.info(ID="A", DockerRootDir="/b")
+        self.assertEqual(await client.identity(), "A in /b")
 
     async def test_podman(self) -> None:
         """Podman's ID is another one each time: its host and store are what stays."""
         self.info(ID="random", BuildahVersion="1.28", Name="host", DockerRootDir="/var/lib/containers/storage")
-        self.assertEqual(await self.client().identity(), "podman:host:/var/lib/containers/storage")
+        self.assertEqual(await self.client().identity(), "podman host in /var/lib/containers/storage")
 
     async def test_none(self) -> None:
         """An engine that does not say who it is can't be used."""

@@ -150,17 +150,17 @@ class EngineClient:
             raise EngineProtocolError(f"the engine at {self.address} answered no JSON: {error}") from error
 
     def _identify(self, info: Any) -> str:
-        """Return the engine's own ID; Podman makes up a new one for each call, so there it is its host and store.
+        """Return the engine's own ID and where it keeps its things.
 
+        Up to 20.10 the ID is the host's (``/etc/docker/key.json``), so that two engines there share it. Podman makes
+        up a new one for each call; there it is the host's name.
         Sources: ``daemon/info.go`` of moby, ``pkg/api/handlers/compat/info.go`` of Podman.
         """
         info = info if isinstance(info, dict) else {}
-        if "BuildahVersion" in info:
-            return f"podman:{info.get('Name', '')}:{info.get('DockerRootDir', '')}"
-        found = info.get("ID")
+        found = f"podman {info.get('Name')}" if "BuildahVersion" in info else info.get("ID")
         if not isinstance(found, str) or not found:
             raise EngineProtocolError(f"the engine at {self.address} does not say its ID in GET /info")
-        return found
+        return f"{found} in {info.get('DockerRootDir')}"
 
 
 def _error_of(body: bytes) -> Any:
