@@ -17,7 +17,8 @@ from twisted.internet import reactor as global_reactor
 from twisted.internet import ssl
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import deferLater
-from twisted.internet.testing import StringTransport
+from twisted.internet.testing import EventLoggingObserver, StringTransport
+from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.client import ResponseDone
@@ -188,10 +189,15 @@ class IdentityTests(ClientCase):
         """However many want to know it, the engine is asked once, until it may be another one."""
         self.info(ID="A", DockerRootDir="/a")
         client = self.client()
+        events = EventLoggingObserver()
+        globalLogPublisher.addObserver(events)
+        self.addCleanup(globalLogPublisher.removeObserver, events)
         both = [ensureDeferred(client.identity()) for _ in range(2)]
         self.assertEqual([await one for one in both], ["A in /a"] * 2)
         self.assertEqual(await client.identity(), "A in /a")
         self.assertEqual(len(self.engine.requests), 1)
+        # No line for each connection; trial's own server has its lines.
+        self.assertEqual([event for event in events if "client" in str(event.get("log_namespace"))], [])
         client.forget()
         self.info(ID="A", DockerRootDir="/b")
         self.assertEqual(await client.identity(), "A in /b")

@@ -47,8 +47,8 @@ class Connections:
         self._pool = HTTPConnectionPool(reactor)  # type: ignore[no-untyped-call]
         self._pool.maxPersistentPerHost = _KEPT_CONNECTIONS
         self._pool.cachedConnectionTimeout = _KEPT_SECONDS
-        endpoints = _Endpoints(_endpoint(reactor, address, connect_seconds))
-        self._client = HTTPClient(Agent.usingEndpointFactory(reactor, endpoints, self._pool))  # type: ignore[no-untyped-call]
+        endpoint = _Endpoint(_endpoint(reactor, address, connect_seconds))
+        self._client = HTTPClient(Agent.usingEndpointFactory(reactor, endpoint, self._pool))  # type: ignore[no-untyped-call]
 
     async def send(self, method: str, target: str, body: Any = None) -> IResponse:
         """Return the answer when its head is in.
@@ -92,16 +92,21 @@ class Connections:
         await self._pool.closeCachedConnections()  # type: ignore[no-untyped-call]
 
 
-@implementer(IAgentEndpointFactory)
-class _Endpoints:
-    """Gives one endpoint, whatever the URL."""
+@implementer(IAgentEndpointFactory, IStreamClientEndpoint)
+class _Endpoint:
+    """One endpoint, whatever the URL; connects without a line in the log."""
 
     def __init__(self, endpoint: IStreamClientEndpoint) -> None:
         self._endpoint = endpoint
 
     def endpointForURI(self, uri: object) -> IStreamClientEndpoint:
         """See `IAgentEndpointFactory.endpointForURI`."""
-        return self._endpoint
+        return self
+
+    def connect(self, protocolFactory: Any) -> Deferred[Any]:
+        """See `IStreamClientEndpoint.connect`."""
+        protocolFactory.noisy = False
+        return self._endpoint.connect(protocolFactory)
 
 
 def _endpoint(reactor: Any, address: EngineAddress, seconds: float) -> IStreamClientEndpoint:
