@@ -11,7 +11,6 @@ from docker_tracker.errors import BadHeadError, EngineProtocolError
 from docker_tracker.http1.head import RequestHead, ResponseHead
 
 _DIGITS = re.compile(r"[0-9]{1,18}")
-_FRAMING_FIELD = re.compile(rb"(?:\A|\n)(?:content-length|transfer-encoding)[ \t]*:", re.IGNORECASE)
 
 
 class BodyKind(enum.Enum):
@@ -42,22 +41,22 @@ def _length(values: list[str]) -> int | str:
     """Return the one length that all lines agree on, or what is wrong with them."""
     if len(set(values)) != 1:
         return "two different Content-Length"
-    return int(values[0]) if _DIGITS.fullmatch(values[0]) else f"the Content-Length {values[0]!r} is not a number"
+    return int(values[0]) if _DIGITS.fullmatch(values[0]) else f"the Content-Length {values[0][:40]!r} is not a number"
 
 
 def _framing(head: RequestHead | ResponseHead) -> Framing | str | None:
     """Return the framing that the fields name, what is wrong with them, or None: they name none."""
-    if not _FRAMING_FIELD.search(head._lines):
-        return None
     codings, lengths = head.get_all("Transfer-Encoding"), head.get_all("Content-Length")
     if codings and lengths:
         return "both Content-Length and Transfer-Encoding"
     if codings:
         if len(codings) > 1 or codings[0].lower() != "chunked":
-            return f"the Transfer-Encoding {', '.join(codings)!r}; only chunked is known here"
+            return f"the Transfer-Encoding {', '.join(codings)[:40]!r}; only chunked is known here"
         if head.minor == 0:
             return "a chunked body in HTTP/1.0"
         return CHUNKED
+    if not lengths:
+        return None
     length = _length(lengths)
     if isinstance(length, str):
         return length
@@ -67,7 +66,7 @@ def _framing(head: RequestHead | ResponseHead) -> Framing | str | None:
 def request_framing(head: RequestHead) -> Framing:
     """Return which body follows a request's head.
 
-    :raises BadHeadError: the head's framing is ambiguous (status 400) or unknown (status 501).
+    :raises BadHeadError: two readers could disagree on it, or it has a coding that is not known here.
     """
     framing = _framing(head)
     if framing is None:

@@ -7,6 +7,7 @@ space before a colon, control characters. The grammar is RFC 9112's without its 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import cached_property
 from typing import Self
 
@@ -17,19 +18,11 @@ from docker_tracker.errors import BadHeadError, EngineProtocolError
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 # The value of a field: visible characters, spaces, tabs, and bytes above 127 (net/http takes them).
 _FIELD_LINE = re.compile(_TOKEN + rb":[\t\x20-\x7e\x80-\xff]*")
-_FIELDS = rb"((?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n)*)\r\n"
+_FIELDS = rb"(?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n)*\r\n"
+_TARGET = re.compile(r"[\x21-\x7e]+")
 _REQUEST = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/1\.([01])\r\n" + _FIELDS)
-_RESPONSE = re.compile(rb"HTTP/1\.([01]) ([0-9]{3})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n" + _FIELDS)
-# What net/http's server itself takes for a request line, so that a refusal can say which part is wrong.
-_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/1\.([01])")
-
-
-def _split(fields: bytes) -> tuple[tuple[str, str], ...]:
-    pairs = []
-    for line in fields.split(b"\r\n")[:-1]:
-        name, _, value = line.partition(b":")
-        pairs.append((name.decode("ascii"), value.strip(b" \t").decode("latin-1")))
-    return tuple(pairs)
+_STATUS_LINE = rb"HTTP/1\.([01]) ([0-9]{3})(?: ([\t\x20-\x7e\x80-\xff]*))?"
+_RESPONSE = re.compile(_STATUS_LINE + rb"\r\n" + _FIELDS)
 
 
 @attrs.frozen
@@ -37,21 +30,30 @@ class _Head:
     """What requests and responses have in common. Names compare without case, values are latin-1 text.
 
     :ivar raw: The whole head as received (or as edited), with its final blank line.
+    :ivar minor: Of the version: 1 for HTTP/1.1, 0 for HTTP/1.0.
     """
 
     raw: bytes
     minor: int
-    _lines: bytes = attrs.field(repr=False, eq=False)
 
     @cached_property
     def fields(self) -> tuple[tuple[str, str], ...]:
         """All header lines as (name, value), in order, names in the case they came in."""
-        return _split(self._lines)
+        lines = (line.partition(b":") for line in self._parts()[1])
+        return tuple((name.decode("ascii"), value.strip(b" \t").decode("latin-1")) for name, _, value in lines)
 
     def get_all(self, name: str) -> list[str]:
         """Return the values of every line of that name, in order."""
-        wanted = name.lower()
-        return [value for key, value in self.fields if key.lower() == wanted]
+        # Looked up in the bytes, since most heads are asked for two or three of their fields only.
+        raw, wanted = self.raw, b"\n" + name.lower().encode() + b":"
+        folded, values = raw.lower(), []
+        start = folded.find(wanted)
+        while start >= 0:
+            start += len(wanted)
+            end = raw.index(b"\r", start)
+            values.append(raw[start:end].strip(b" \t").decode("latin-1"))
+            start = folded.find(wanted, end)
+        return values
 
     def get(self, name: str) -> str | None:
         """Return the value of the first line of that name, or None."""
@@ -60,7 +62,7 @@ class _Head:
     def has_token(self, name: str, token: str) -> bool:
         """Whether a comma-separated field (Connection, say) has a token, in any case."""
         wanted = token.lower()
-        return any(part.strip().lower() == wanted for value in self.get_all(name) for part in value.split(","))
+        return any(part.strip(" \t").lower() == wanted for value in self.get_all(name) for part in value.split(","))
 
     def _edited(self, start: bytes, lines: list[bytes]) -> Self:
         raise NotImplementedError  # pragma: no cover
@@ -72,29 +74,27 @@ class _Head:
     def with_field(self, name: str, value: str) -> Self:
         """Return a head in which this field stands once with this value; the other lines stay as they are.
 
+        It takes the place of the first line of that name, or comes last.
+
         :raises ValueError: the name or value cannot stand in a header line.
         """
         line = f"{name}: {value}".encode("latin-1")
-        if not _FIELD_LINE.fullmatch(line):
-            raise ValueError(f"not a header line: {name!r}: {value!r}")
+        if not _FIELD_LINE.fullmatch(line) or ":" in name:
+            raise ValueError(f"not a header line: {name!r}")
         start, lines = self._parts()
-        wanted = name.lower().encode("ascii") + b":"
-        result: list[bytes] = []
-        for old in lines:
-            if not old.lower().startswith(wanted):
-                result.append(old)
-            elif line is not None:
-                result.append(line)
-                line = None  # type: ignore[assignment]
-        if line is not None:
-            result.append(line)
-        return self._edited(start, result)
+        same = [_is_field(old, name) for old in lines]
+        place = same.index(True) if True in same else len(lines)
+        kept = [old for old, is_same in zip(lines, same, strict=True) if not is_same]
+        return self._edited(start, [*kept[:place], line, *kept[place:]])
 
     def without_field(self, name: str) -> Self:
         """Return a head with no line of this name."""
         start, lines = self._parts()
-        wanted = name.lower().encode("ascii") + b":"
-        return self._edited(start, [line for line in lines if not line.lower().startswith(wanted)])
+        return self._edited(start, [line for line in lines if not _is_field(line, name)])
+
+
+def _is_field(line: bytes, name: str) -> bool:
+    return line.lower().startswith(name.lower().encode() + b":")
 
 
 @attrs.frozen
@@ -116,9 +116,9 @@ class RequestHead(_Head):
         """
         match = _REQUEST.fullmatch(raw)
         if match is None:
-            raise BadHeadError(_fault(raw, _REQUEST_LINE, "request line"))
-        method, target, minor, lines = match.groups()
-        return cls(raw, 1 if minor == b"1" else 0, lines, method.decode("ascii"), target.decode("ascii"))
+            raise BadHeadError(_fault(raw, _request_line_fault))
+        method, target, minor = match.groups()
+        return cls(raw, int(minor), method.decode("ascii"), target.decode("ascii"))
 
     def _edited(self, start: bytes, lines: list[bytes]) -> RequestHead:
         return RequestHead.parse(b"\r\n".join([start, *lines]) + b"\r\n\r\n")
@@ -126,11 +126,12 @@ class RequestHead(_Head):
     def with_target(self, target: str) -> RequestHead:
         """Return a head with another target, nothing else changed.
 
-        :raises BadHeadError: the target has characters that cannot stand in a request line.
+        :raises ValueError: the target has characters that cannot stand in a request line.
         """
-        start, lines = self._parts()
-        version = start.rpartition(b" ")[2]
-        return self._edited(b" ".join([self.method.encode(), target.encode("ascii", "replace"), version]), lines)
+        if not _TARGET.fullmatch(target):
+            raise ValueError("not a request target: it is empty, or has a character that must be percent-encoded")
+        _, lines = self._parts()
+        return self._edited(f"{self.method} {target} HTTP/1.{self.minor}".encode("ascii"), lines)
 
 
 @attrs.frozen
@@ -144,37 +145,64 @@ class ResponseHead(_Head):
     def parse(cls, raw: bytes) -> ResponseHead:
         """Read a whole head, blank line included.
 
-        :raises EngineProtocolError: the engine broke HTTP.
+        :raises EngineProtocolError: the engine broke HTTP; the sentence says which rule.
         """
         match = _RESPONSE.fullmatch(raw)
         if match is None:
-            raise EngineProtocolError("the engine's answer is not HTTP/1.1: " + repr(raw[:60]))
-        minor, status, reason, lines = match.groups()
-        return cls(raw, 1 if minor == b"1" else 0, lines, int(status), (reason or b"").decode("latin-1"))
+            raise EngineProtocolError(f"the engine's answer is not HTTP/1.1: {_fault(raw, _status_line_fault)}")
+        minor, status, reason = match.groups()
+        return cls(raw, int(minor), int(status), (reason or b"").decode("latin-1"))
 
     def _edited(self, start: bytes, lines: list[bytes]) -> ResponseHead:
         return ResponseHead.parse(b"\r\n".join([start, *lines]) + b"\r\n\r\n")
 
 
-def _fault(raw: bytes, start: re.Pattern[bytes], what: str) -> str:
-    """Say in one sentence which rule a head breaks; runs only for heads that are refused."""
-    body = raw[:-4]
-    for bad, problem in ((rb"(?<!\r)\n", "a bare LF"), (rb"\r(?!\n)", "a bare CR")):
-        if re.search(bad, body):
-            return f"the head has {problem} in it; lines end with CR LF"
-    first, *lines = body.split(b"\r\n")
-    if not start.fullmatch(first):
-        return f"the {what} is not one of HTTP/1.1 or HTTP/1.0: {first[:80]!r}"
-    for line in lines:
-        if line[:1] in (b" ", b"\t"):
-            return "the head has a folded line; write each field on one line"
-        name, colon, _ = line.partition(b":")
-        if not colon:
-            return f"a header line has no colon: {line[:80]!r}"
-        if name != name.strip(b" \t"):
-            return f"a header line has a space before its colon: {line[:80]!r}"
-        if not re.fullmatch(_TOKEN, name):
-            return f"a header's name has characters that may not stand there: {name[:80]!r}"
-        if not _FIELD_LINE.fullmatch(line):
-            return f"the header {name.decode('ascii')} has a control character in its value"
-    return "the head is not HTTP/1.1"  # pragma: no cover  (no head is known that gets here)
+def _fault(raw: bytes, start_line_fault: Callable[[bytes], str | None]) -> str:
+    """Say in one sentence which rule a refused head breaks; never shows a value or a query, they may be secret."""
+    if not raw.endswith(b"\r\n\r\n"):
+        return "the head does not end with an empty line"
+    head = raw[:-4]
+    if re.search(rb"(?<!\r)\n", head):
+        return "the head has a bare LF in it; lines end with CR LF"
+    if re.search(rb"\r(?!\n)", head):
+        return "the head has a bare CR in it; lines end with CR LF"
+    start, *lines = head.split(b"\r\n")
+    faults = (_field_line_fault(number, line) for number, line in enumerate(lines, start=1))
+    return start_line_fault(start) or next(filter(None, faults))
+
+
+def _request_line_fault(line: bytes) -> str | None:
+    if not line:
+        return "the request line is empty"
+    parts = line.split(b" ")
+    if len(parts) != 3:
+        return "the request line is not a method, a target and a version with one space between them"
+    method, target, version = parts
+    if not re.fullmatch(_TOKEN, method):
+        return "the request line's method has characters that may not stand there"
+    if not re.fullmatch(rb"[\x21-\x7e]+", target):
+        return "the request line's target is empty or has characters that may not stand there; percent-encode them"
+    if not re.fullmatch(rb"HTTP/1\.[01]", version):
+        return f"the request line's version {version[:20]!r} is not HTTP/1.1 or HTTP/1.0"
+    return None
+
+
+def _status_line_fault(line: bytes) -> str | None:
+    if not re.fullmatch(_STATUS_LINE, line):
+        return f"its status line is {line[:60]!r}"
+    return None
+
+
+def _field_line_fault(number: int, line: bytes) -> str | None:
+    if line[:1] in (b" ", b"\t"):
+        return "the head has a folded line; write each field on one line"
+    name, colon, _ = line.partition(b":")
+    if not colon:
+        return f"header line {number} has no colon"
+    if name.endswith((b" ", b"\t")):
+        return f"header line {number} has a space before its colon"
+    if not re.fullmatch(_TOKEN, name):
+        return f"the name of header line {number} is empty or has characters that may not stand there"
+    if not _FIELD_LINE.fullmatch(line):
+        return f"the header {name[:40].decode('ascii')} has a control character in its value"
+    return None
