@@ -336,8 +336,9 @@ class CloseTests(WireTestCase):
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_lingers_for_a_while(self) -> None:
-        """But not for ever."""
+        """But not for ever, whatever timer was set before."""
         wire, _, _ = self.wire()
+        wire.set_timer(1000, self.fail)
         wire.close(linger=True)
         self.reactor.advance(LINGER)
         self.assertEqual(wire.fileno(), -1)

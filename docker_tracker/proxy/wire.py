@@ -387,7 +387,7 @@ class SocketWire:
         """All is flushed and the end is sent: go when the other end goes, or after a while."""
         if self.input_ended or not self._linger:
             self.abort()
-        elif self._timer is None:
+        else:
             self.set_timer(LINGER, self.abort)
 
     def _timer_over(self, callback: Callable[[], object]) -> None:
