@@ -89,7 +89,9 @@ class Limits:
     :ivar interceptor_seconds: For one call of an interceptor.
     :ivar drain_seconds: For exchanges in flight when the daemon stops.
     :ivar connect_seconds: Until the engine took a connection.
-    :ivar linger_seconds: For a connection that is being closed to take in what is left for it.
+    :ivar linger_seconds: That a client may stay after the engine has ended a stream of its.
+    :ivar ledger_days: That the ledger keeps what was removed or is settled.
+    :ivar ledger_rows: Of such, of each kind, that it keeps at most.
     """
 
     head_bytes: int = attrs.field(default=MIB, validator=_between(4 * KIB, 64 * MIB))
@@ -101,6 +103,8 @@ class Limits:
     drain_seconds: float = attrs.field(default=10.0, validator=_between(0, DAY))
     connect_seconds: float = attrs.field(default=10.0, validator=_between(0.1, DAY))
     linger_seconds: float = attrs.field(default=30.0, validator=_between(0.1, DAY))
+    ledger_days: float = attrs.field(default=30.0, validator=_between(0.01, 36500))
+    ledger_rows: int = attrs.field(default=1_000_000, validator=_between(1000, 1_000_000_000))
 
 
 @attrs.frozen

@@ -112,9 +112,11 @@ class Daemon(Service):
     def ledger(self) -> Ledger:
         """Shared by all jobs; open from `startService` on."""
         if self._ledger is None:
-            from docker_tracker.tracking.ledger import Ledger  # not imported by a daemon that keeps nothing
+            from docker_tracker.tracking.ledger import Keeping, Ledger  # not imported by a daemon that keeps nothing
 
-            self._ledger = Ledger(self.settings.state_dir / "ledger.sqlite", self._reactor.callFromThread)
+            limits = self.settings.limits
+            keeping = Keeping(seconds=limits.ledger_days * 86400, most=limits.ledger_rows)
+            self._ledger = Ledger(self.settings.state_dir / "ledger.sqlite", self._reactor.callFromThread, keeping)
         return self._ledger
 
     @property
