@@ -17,12 +17,19 @@ from docker_tracker.proxy.wire import Board, Bytes, SocketWire
 _READ = 65536
 
 
+def _context(protocol: int) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    # Some versions of Python (3.11.2, say) have it set, and take a cut connection for one that was ended.
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
+    return context
+
+
 def server_context(certificate: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext:
     """Return the context of a listener; with a CA, clients must have a certificate of it.
 
     :raises OSError: a file cannot be read, or is not what it should be (`ssl.SSLError`).
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = _context(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     if client_ca is not None:
         context.verify_mode = ssl.CERT_REQUIRED
@@ -36,7 +43,7 @@ def client_context(ca: Path | None, certificate: Path | None, key: Path | None, 
     :param verify: Whether the engine must have a certificate of the CA, for its name.
     :raises OSError: as for `server_context`.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = _context(ssl.PROTOCOL_TLS_CLIENT)
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
