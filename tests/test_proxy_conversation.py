@@ -89,6 +89,25 @@ class ExchangeTests(SynchronousTestCase):
             self.assertEqual(wires.client.received, PONG)
         self.assertFalse(wires.over)
 
+    def test_pipelined_behind_the_last(self) -> None:
+        """A request behind an answer that closes gets none, as from the engine, and reaches nobody."""
+        for answer, ends in (
+            (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno", False),
+            (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nOK", False),
+            (b"HTTP/1.1 404 Not Found\r\n\r\nNo such container", True),
+        ):
+            wires = Wires()
+            wires.client.sends(WAIT + PING)
+            wires.engine.sends(answer)
+            if ends:
+                wires.engine.half_closes()
+            self.assertEqual((wires.client.received, wires.client.ended), (answer, True))
+            self.assertEqual((wires.engine.received, wires.over), (WAIT, True))
+        wires = Wires()
+        wires.client.sends(WAIT + PING)
+        wires.engine.sends(b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: Keep-Alive\r\n\r\n")
+        self.assertEqual(wires.engine.received, WAIT + PING)
+
     def test_head_at_once(self) -> None:
         """An answer's head goes on before its body comes; `docker run` starts the container only then."""
         wires = Wires()

@@ -73,6 +73,7 @@ class EngineSide:
         "_gone",
         "_held",
         "_inbox",
+        "_last",
         "_lines",
         "_method",
         "_payload",
@@ -87,6 +88,7 @@ class EngineSide:
         self._inbox = bytearray()
         self._scanner = HeadScanner(conversation.entrance.limits.head_bytes)
         self._body: Body = NoBody()
+        self._last = False
         self._method = ""
         self._held: list[bytes] = []
         self._payload: list[bytes] | None = None
@@ -201,6 +203,12 @@ class EngineSide:
             conversation.upgrade(head.raw, rest)
             return
         self._body = body_for(framing)
+        # The engine closes behind it, and leaves requests that came with this one unanswered.
+        self._last = (
+            framing.kind is BodyKind.UNTIL_CLOSE
+            or head.has_token("Connection", "close")
+            or (head.minor == 0 and not head.has_token("Connection", "keep-alive"))
+        )
         if steps is not None and steps.response_json and 200 <= head.status < 300:
             self._phase = _Phase.HOLD
             self._held, self._payload = [head.raw], []
@@ -275,4 +283,4 @@ class EngineSide:
         self._phase = _Phase.DONE
         if surplus:
             log.warn("the engine sent {surplus} bytes behind its answer; its connection ends", surplus=surplus)
-        self._conversation.answer_done(last=surplus > 0 or self._gone)
+        self._conversation.answer_done(last=surplus > 0 or self._gone or self._last)
