@@ -74,6 +74,21 @@ class WatcherCase(TrackingCase):
         return [row.identifier for row in self.recorded()]
 
 
+class StoppingTests(WatcherCase):
+    def test_call_under_way(self) -> None:
+        """A call that is under way when the watcher stops, and ends as broken off, is not tried again."""
+        for path in ("/containers/json", "/images/json"):
+
+            def broken(_: object) -> None:
+                answer.errback(EngineError("the engine broke off"))  # noqa: B023
+
+            answer: Deferred[object] = Deferred(broken)
+            self.engine.answers[path] = answer
+            self.start()
+            self.stop()
+            self.assertEqual(self.logged(LogLevel.error), [])
+
+
 class EventTests(WatcherCase):
     def test_gone(self) -> None:
         """A thing whose ID never comes back is gone with its event; the rest is as it was."""

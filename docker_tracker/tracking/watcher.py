@@ -114,6 +114,8 @@ class Watcher(Service):
                 await self._follow()
                 raise EngineError(f"the engine at {self._engine.address} ended its events")
             except (EngineError, LedgerError) as error:
+                if not self.running:
+                    return  # a call that was cancelled may end as one that broke off
                 self._complain(error)
             self._engine.forget()
             delay = self._backoff(self._failures)
