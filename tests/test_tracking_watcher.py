@@ -77,16 +77,11 @@ class WatcherCase(TrackingCase):
 class StoppingTests(WatcherCase):
     def test_call_under_way(self) -> None:
         """A call that is under way when the watcher stops, and ends as broken off, is not tried again."""
-        for path in ("/containers/json", "/images/json"):
-
-            def broken(_: object) -> None:
-                answer.errback(EngineError("the engine broke off"))  # noqa: B023
-
-            answer: Deferred[object] = Deferred(broken)
-            self.engine.answers[path] = answer
-            self.start()
-            self.stop()
-            self.assertEqual(self.logged(LogLevel.error), [])
+        answer: Deferred[str] = Deferred(lambda _: answer.errback(EngineError("the engine broke off")))
+        self.patch(self.engine, "identity", lambda: answer)
+        self.start()
+        self.stop()
+        self.assertEqual(self.logged(LogLevel.error), [])
 
 
 class EventTests(WatcherCase):
