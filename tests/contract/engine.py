@@ -101,6 +101,10 @@ def engine_contract(make: Callable[[SynchronousTestCase], str]) -> type[Synchron
         def until_ended(self, container: str) -> None:
             wait_until(lambda: not self.state(container)["Running"], "the container's end")
 
+        def own(self, labels: dict[str, str] | None) -> dict[str, str] | None:
+            """Give labels without those that are not the client's; for subclasses."""
+            return labels
+
         # Heads
 
         def test_ping(self) -> None:
@@ -200,12 +204,12 @@ def engine_contract(make: Callable[[SynchronousTestCase], str]) -> type[Synchron
         def test_refused_before_the_body_is_read(self) -> None:
             """An answer may come, and the connection end, before a long body was sent; its sender is reset."""
             stream = self.stream()
-            stream.request("PUT", "/containers/no-such/archive?path=/", Content_Length=str(LONG))
+            stream.request("PUT", "/containers/no-such/archive?path=/", Content_Length=str(1 << 50))
             head = stream.read_head()
             self.assertEqual((head.status, head.fields["connection"]), (404, "close"))
             self.assertIn(b"No such container", stream.body())
-            with self.assertRaises(OSError):
-                for _ in range(LONG // 65536):
+            with self.assertRaises(ConnectionError):
+                while True:
                     stream.send(bytes(65536))
 
         def test_refused_short_body(self) -> None:
@@ -227,7 +231,7 @@ def engine_contract(make: Callable[[SynchronousTestCase], str]) -> type[Synchron
             for reference in (identifier, identifier[:12], self.name, f"/{self.name}".lstrip("/")):
                 found = self.made("GET", f"/containers/{reference}/json", None, 200)
                 self.assertEqual((found["Id"], found["Name"]), (identifier, f"/{self.name}"))
-                self.assertEqual((found["Config"]["Labels"], found["State"]["Status"]), (labels, "created"))
+                self.assertEqual((self.own(found["Config"]["Labels"]), found["State"]["Status"]), (labels, "created"))
             self.assertEqual(self.call("POST", create, {"Image": IMAGE})[0], 409)
             filters = quote(json.dumps({"label": [f"contract={self.name}"]}))
             self.assertEqual(self.call("GET", f"/containers/json?filters={filters}"), (200, []))
@@ -235,7 +239,7 @@ def engine_contract(make: Callable[[SynchronousTestCase], str]) -> type[Synchron
                 self.assertEqual(self.call("POST", f"/containers/{identifier}/start"), (status, ""))
             (listed,) = self.made("GET", f"/containers/json?filters={filters}", None, 200)
             self.assertEqual((listed["Id"], listed["Names"]), (identifier, [f"/{self.name}"]))
-            self.assertEqual((listed["Labels"], listed["State"]), (labels, "running"))
+            self.assertEqual((self.own(listed["Labels"]), listed["State"]), (labels, "running"))
             self.assertEqual(self.call("DELETE", f"/containers/{identifier}")[0], 409)
             self.assertEqual(self.call("POST", f"/containers/{identifier}/kill"), (204, ""))
             self.until_ended(identifier)
@@ -463,6 +467,11 @@ def engine_contract(make: Callable[[SynchronousTestCase], str]) -> type[Synchron
                 if "destroy" in seen:
                     break
             self.assertEqual(seen, ["create", "start", "die", "destroy"])
+
+        def test_half_closed_events_end(self) -> None:
+            """So has who ends its input on the events."""
+            stream = self.stream().request("GET", "/events")
+            stream.read_head()
             stream.half_close()
             self.assertTrue(stream.rest().endswith(b"0\r\n\r\n"))
 
@@ -491,10 +500,10 @@ def engine_contract(make: Callable[[SynchronousTestCase], str]) -> type[Synchron
             dockerfile = f"FROM {IMAGE}\nLABEL mine=image other=image\n".encode()
             self.built(tar(Dockerfile=dockerfile), "labels=" + quote('{"asked":"for"}'))
             labels = self.made("GET", f"/images/{self.name}/json", None, 200)["Config"]["Labels"]
-            self.assertEqual(labels, {"mine": "image", "other": "image", "asked": "for"})
+            self.assertEqual(self.own(labels), {"mine": "image", "other": "image", "asked": "for"})
             container = self.container(Image=self.name, Labels={"mine": "container"})
             found = self.made("GET", f"/containers/{container}/json", None, 200)["Config"]["Labels"]
-            self.assertEqual(found, {"mine": "container", "other": "image", "asked": "for"})
+            self.assertEqual(self.own(found), {"mine": "container", "other": "image", "asked": "for"})
 
         def test_implicit_volumes_have_no_labels(self) -> None:
             """Volumes that a container brings along bear none of its labels."""
@@ -515,9 +524,11 @@ def engine_contract(make: Callable[[SynchronousTestCase], str]) -> type[Synchron
             self.addCleanup(self.call, "DELETE", f"/volumes/{self.name}")
             for labels in ({"first": "1"}, {"second": "2"}):
                 volume = self.made("POST", "/volumes/create", {"Name": self.name, "Labels": labels})
-                self.assertEqual((volume["Name"], volume["Labels"]), (self.name, {"first": "1"}))
+                self.assertEqual((volume["Name"], self.own(volume["Labels"])), (self.name, {"first": "1"}))
             listed = self.made("GET", "/volumes", None, 200)["Volumes"]
-            self.assertEqual([each["Labels"] for each in listed if each["Name"] == self.name], [{"first": "1"}])
+            self.assertEqual(
+                [self.own(each["Labels"]) for each in listed if each["Name"] == self.name], [{"first": "1"}]
+            )
 
         def test_network(self) -> None:
             """A network is created, found by ID and name, listed with its labels, and removed."""
@@ -527,9 +538,11 @@ def engine_contract(make: Callable[[SynchronousTestCase], str]) -> type[Synchron
             self.addCleanup(self.call, "DELETE", f"/networks/{answer['Id']}")
             for reference in (self.name, answer["Id"]):
                 found = self.made("GET", f"/networks/{reference}", None, 200)
-                self.assertEqual((found["Id"], found["Name"], found["Labels"]), (answer["Id"], self.name, {"a": "b"}))
+                self.assertEqual((found["Id"], found["Name"]), (answer["Id"], self.name))
+                self.assertEqual(self.own(found["Labels"]), {"a": "b"})
             listed = self.made("GET", "/networks", None, 200)
-            self.assertIn((answer["Id"], {"a": "b"}), [(each["Id"], each["Labels"]) for each in listed])
+            (same,) = [each for each in listed if each["Id"] == answer["Id"]]
+            self.assertEqual(self.own(same["Labels"]), {"a": "b"})
             self.assertEqual(self.call("DELETE", f"/networks/{self.name}"), (204, ""))
 
         # Images and archives
@@ -551,13 +564,13 @@ def engine_contract(make: Callable[[SynchronousTestCase], str]) -> type[Synchron
             """A build tells its steps, the image's ID and its name; what is no archive is refused."""
             context = tar(Dockerfile=f"FROM {IMAGE}\nLABEL a=b\n".encode(), big=bytes(1_000_000))
             lines = self.built(context)
-            self.assertEqual(lines[0]["stream"], f"Step 1/2 : FROM {IMAGE}")
+            self.assertRegex(lines[0]["stream"], f"Step 1/[23] : FROM {IMAGE}")
             (identifier,) = [line["aux"]["ID"] for line in lines if "aux" in line]
             self.assertEqual(self.made("GET", f"/images/{self.name}/json", None, 200)["Id"], identifier)
             self.assertEqual(lines[-1], {"stream": f"Successfully tagged {self.name}:latest\n"})
             self.assertIn({"stream": f"Successfully built {identifier[7:19]}\n"}, lines)
             listed = {tuple(each["RepoTags"] or ()): each for each in self.made("GET", "/images/json", None, 200)}
-            self.assertEqual(listed[(f"{self.name}:latest",)]["Labels"], {"a": "b"})
+            self.assertEqual(self.own(listed[(f"{self.name}:latest",)]["Labels"]), {"a": "b"})
             self.assertEqual(self.stream().request("POST", "/build", b"xx").answer()[0], 500)
 
         def test_save_and_load(self) -> None:
