@@ -139,7 +139,7 @@ class FakeLedger:
     intents: list[Intent] = attrs.field(factory=list)
     recorded: list[Resource] = attrs.field(factory=list)
     error: Exception | None = None
-    _lost: list[Callable[[], None]] = attrs.field(factory=list)
+    _lost: list[Callable[[], None]] = attrs.field(factory=list, init=False)
 
     def _answer(self, value: Callable[[], T]) -> Deferred[T]:
         if self.error is not None:
@@ -319,7 +319,7 @@ class FakeDaemon:
     instance: str = "instance-1"
     ledger: FakeLedger = attrs.field(factory=FakeLedger)
     engine: FakeEngine = attrs.field(factory=FakeEngine)
-    _reopeners: list[Callable[[], None]] = attrs.field(factory=list)
+    _reopeners: list[Callable[[], None]] = attrs.field(factory=list, init=False)
 
     def on_reopen(self, callback: Callable[[], None]) -> None:
         """See `IDaemon.on_reopen`."""
