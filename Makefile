@@ -1,11 +1,12 @@
 # make demo: the main job, on a real engine.  make test: all tests.  Both set up what they need.
+# make bench: what the daemon costs, beside other proxies.  BENCH="--install --rounds 3" hands options on.
 
 PYTHON ?= python3
 VENV := .venv
 DEMO := .cache/demo
 PARTS := unit integration wheel typing lint layers docs
 
-.PHONY: test demo coverage clean $(PARTS)
+.PHONY: test demo bench coverage clean $(PARTS)
 
 test: $(VENV)/.tools
 	@$(VENV)/bin/python -m tests.run
@@ -15,6 +16,9 @@ $(PARTS): $(VENV)/.tools
 
 coverage: $(VENV)/.tools
 	@$(VENV)/bin/python -m tests.run unit integration coverage
+
+bench: $(VENV)/.tools
+	@$(VENV)/bin/python -m benchmarks $(BENCH)
 
 demo: $(DEMO)/.installed
 	@$(PYTHON) -m demo $(DEMO)/bin/twistd

@@ -195,7 +195,9 @@ def wheel(runner: Runner) -> Result:
 def typing(runner: Runner) -> Result:
     """Types of the package and of its tests."""
     folders = [
-        folder for folder in ("docker_tracker", "tests", "demo", "twisted") if any((ROOT / folder).rglob("*.py"))
+        folder
+        for folder in ("docker_tracker", "tests", "benchmarks", "demo", "twisted")
+        if any((ROOT / folder).rglob("*.py"))
     ]
     return check(runner, "typing", (sys.executable, "-m", "mypy", *folders))
 
