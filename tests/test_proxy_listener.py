@@ -16,6 +16,7 @@ from zope.interface.verify import verifyObject
 from docker_tracker.config import Limits
 from docker_tracker.connections import EngineAddress
 from docker_tracker.errors import EngineUnavailableError
+from docker_tracker.proxy import listener
 from docker_tracker.proxy.conversation import Entrance
 from docker_tracker.proxy.dial import Dialler
 from docker_tracker.proxy.hub import Hub
@@ -277,6 +278,21 @@ class AcceptorTests(ConnectionTestCase):
         self.assertEqual(self.assertRaises(OSError, acceptor.doRead).errno, errno.EBADF)
         acceptor.connectionLost(Failure(ConnectionDone()))
         self.assertEqual(acceptor.fileno(), -1)
+
+    def test_client_that_cannot_be_served(self) -> None:
+        """A failure of ours costs one client its connection; the next one is served."""
+        acceptor = self.accept()
+        first = self.connect()
+        self.patch(listener, "peer_of", lambda *_: 1 / 0)
+        self.reactor.turn()
+        self.assertEqual(first.recv(1), b"")
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.patch(listener, "peer_of", peer_of)
+        second = self.connect()
+        second.send(PING)
+        self.reactor.turn(2)
+        self.assertIn(b"503", second.recv(999))
+        self.assertGreaterEqual(acceptor.fileno(), 0)
 
     def test_common_name(self) -> None:
         """Of a certificate, if it has one."""

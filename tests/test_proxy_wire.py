@@ -291,6 +291,16 @@ class EndTests(WireTestCase):
         wire.connectionLost(Failure(ConnectionLost()))
         self.assertEqual(notes.seen, ["broken"])
 
+    def test_failing_receiver(self) -> None:
+        """A callback that fails ends its connection, and nothing else: the receiver is told, the descriptor closed."""
+        wire, far, notes = self.wire()
+        far.send(b"abc")
+        self.reactor.removeReader(wire)
+        wire.connectionLost(Failure(ValueError("oops")))
+        self.assertEqual(notes.seen, ["lost EIO"])
+        self.assertEqual(wire.fileno(), -1)
+        self.assertEqual(self.hub.wires, set())
+
 
 class CloseTests(WireTestCase):
     """Closing tells the receiver nothing more, and closes the descriptor in the end."""

@@ -84,7 +84,11 @@ class Acceptor:
             if self._tired:
                 self._tired = False
                 log.info("{listener}: accepting again", listener=self._entrance.listener)
-            self._accepted(sock, address)
+            try:
+                self._accepted(sock, address)
+            except Exception:  # one client that cannot be served must not close the door to all
+                log.failure("{listener}: a client could not be served", listener=self._entrance.listener)
+                sock.close()
 
     def _accepted(self, sock: socket.socket, address: Any) -> None:
         sock.setblocking(False)

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTime, IReadWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -222,7 +223,14 @@ class SocketWire:
         self._flushed()
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor saw a hang-up while we only wrote, and has removed us. There may be input yet: keep reading."""
+        """The reactor has removed us: it saw a hang-up while we only wrote, or one of our callbacks failed.
+
+        After a hang-up there may be input yet, so reading goes on. A failure ends the connection.
+        """
+        if not isinstance(reason.value, (ConnectionLost, ConnectionDone)):
+            self._reading = self._writing = False
+            self.fail(OSError(errno.EIO, f"docker-tracker failed: {reason.value!r}"))
+            return
         reading, self._reading, self._writing = self._reading, False, False
         if self._socket is None:
             return
