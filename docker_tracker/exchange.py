@@ -50,11 +50,11 @@ class Answer:
 class Outcome(enum.Enum):
     """How an exchange ended."""
 
-    COMPLETED = "completed"  # the engine's answer was passed to its end
-    ANSWERED = "answered"  # an interceptor answered
-    REFUSED = "refused"  # the client was refused, by a rule or by a failing guard
+    COMPLETED = "completed"  #: the engine's answer was passed to its end
+    ANSWERED = "answered"  #: an interceptor answered
+    REFUSED = "refused"  #: the client was refused, by a rule or by a failing guard
     CLIENT_GONE = "client gone"
-    ENGINE_FAILED = "engine failed"  # absent, or it broke off
+    ENGINE_FAILED = "engine failed"  #: absent, or it broke off
 
 
 @attrs.define

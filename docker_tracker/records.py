@@ -12,17 +12,17 @@ import attrs
 class Relation(enum.Enum):
     """What a job has to do with a resource."""
 
-    MADE = "made"  # the job's own: removed with it
-    USED = "used"  # it was there before, or another job made it: never removed with this one
+    MADE = "made"  #: the job's own: removed with it
+    USED = "used"  #: it was there before, or another job made it: never removed with this one
 
 
 class State(enum.Enum):
     """What became of an intent."""
 
-    OPEN = "open"  # its exchange is in flight
-    DONE = "done"  # the engine did it, and what it made is recorded
-    FAILED = "failed"  # nothing was made
-    LOST = "lost"  # nobody saw the answer: the engine has to be looked at
+    OPEN = "open"  #: its exchange is in flight
+    DONE = "done"  #: the engine did it, and what it made is recorded
+    FAILED = "failed"  #: nothing was made
+    LOST = "lost"  #: nobody saw the answer: the engine has to be looked at
 
 
 # A kind of resource and a name or ID of one: ("volume", "cache").

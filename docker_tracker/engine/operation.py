@@ -22,9 +22,9 @@ class ResponseBody(enum.Enum):
 
     NONE = "none"
     JSON = "JSON"
-    LINES = "JSON lines"  # a chunked stream of JSON documents: build, pull, events
-    STREAM = "stream"  # bytes for as long as it takes: logs, export, wait
-    UPGRADE = "upgrade"  # raw bytes both ways after a 101 (or, on attach and exec start, a bare 200)
+    LINES = "JSON lines"  #: a chunked stream of JSON documents: build, pull, events
+    STREAM = "stream"  #: bytes for as long as it takes: logs, export, wait
+    UPGRADE = "upgrade"  #: raw bytes both ways after a 101 (or, on attach and exec start, a bare 200)
 
 
 class Effect(enum.Enum):
@@ -40,9 +40,9 @@ class Effect(enum.Enum):
 class LabelPlace(enum.Enum):
     """How labels are written on a request."""
 
-    BODY = "object in the body"  # a JSON object of strings at `LabelSlot.path`
-    QUERY_JSON = "JSON in the query"  # /build?labels={"a":"b"}
-    QUERY_CHANGES = "Dockerfile lines in the query"  # /commit and /images/create: changes=LABEL "a"="b"
+    BODY = "object in the body"  #: a JSON object of strings at `LabelSlot.path`
+    QUERY_JSON = "JSON in the query"  #: /build?labels={"a":"b"}
+    QUERY_CHANGES = "Dockerfile lines in the query"  #: /commit and /images/create: changes=LABEL "a"="b"
 
 
 @attrs.frozen
@@ -61,9 +61,9 @@ class LabelSlot:
 class IdentityPlace(enum.Enum):
     """Where the ID or name of a created resource stands."""
 
-    BODY = "JSON answer"  # at `Identity.key`
-    LINES = "line of the answer"  # `recognise_line` knows which
-    QUERY = "query"  # parameter `Identity.key` of the request
+    BODY = "JSON answer"  #: at `Identity.key`
+    LINES = "line of the answer"  #: `docker_tracker.engine.lines.created_by_line` knows which
+    QUERY = "query"  #: parameter `Identity.key` of the request
     HEADER = "header of the answer"
 
 
@@ -87,7 +87,6 @@ class Operation:
     :ivar labels: Where it takes labels.
     :ivar hijack: Whether a 200 without framing means raw bytes both ways (attach and exec start do that to
         clients that sent no ``Upgrade``; ``daemon/server/httputils/httputils.go``).
-    :ivar since: The API version that brought it, as (major, minor); for the reference page.
     :ivar source: The moby file in which the route stands.
     """
 

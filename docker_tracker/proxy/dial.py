@@ -19,7 +19,7 @@ _RETRY = 0.005
 
 
 class Address(Protocol):
-    """What is needed of the engine's address; `docker_tracker.addresses.EngineAddress` has it."""
+    """What is needed of the engine's address; `docker_tracker.connections.EngineAddress` has it."""
 
     @property
     def kind(self) -> str:
