@@ -18,8 +18,9 @@ from docker_tracker.errors import (
     RefusedError,
     TrackerError,
 )
-from docker_tracker.http1.framing import BodyKind, response_framing
+from docker_tracker.http1.framing import BodyKind
 from docker_tracker.http1.head import ResponseHead
+from docker_tracker.http1.message import Response, read_response
 from docker_tracker.http1.scanner import Body, HeadScanner, NoBody, UntilCloseBody, body_for
 from docker_tracker.proxy.ask import tell
 from docker_tracker.proxy.wire import Bytes
@@ -118,7 +119,6 @@ class EngineSide:
 
     def data(self, data: Bytes) -> None:
         """See `Receiver.data`."""
-        conversation = self._conversation
         try:
             if self._phase == _Phase.PASS:
                 self._pass(data)
@@ -129,12 +129,17 @@ class EngineSide:
                 self._hold(bytes(data))
             else:
                 raise EngineProtocolError("the engine sent bytes that nobody asked for")
-        except EngineError as error:
-            conversation.engine_failed(error)
-        except (BadHeadError, BadBodyError) as error:
-            conversation.engine_failed(EngineProtocolError(f"the engine's answer is not HTTP/1.1: {error}"))
-        except RefusedError as error:
-            conversation.answer_refused(error)
+        except (EngineError, RefusedError) as error:
+            self._failed(error)
+
+    def _failed(self, error: EngineError | RefusedError) -> None:
+        """The answer cannot be passed on: the engine broke HTTP, or a guard failed while it was told."""
+        if isinstance(error, BadHeadError | BadBodyError):
+            error = EngineProtocolError(f"the engine's answer is not HTTP/1.1: {error}")
+        if isinstance(error, EngineError):
+            self._conversation.engine_failed(error)
+        else:
+            self._conversation.answer_refused(error)
 
     def drained(self) -> None:
         """See `Receiver.drained`."""
@@ -145,10 +150,16 @@ class EngineSide:
         if isinstance(self._body, UntilCloseBody) and self._phase in (_Phase.PASS, _Phase.HOLD):
             self._body.close()
             if self._phase == _Phase.HOLD:
-                self._release()
+                self._release_at_end()
             else:
                 self._done()
         self._left("closed the connection")
+
+    def _release_at_end(self) -> None:
+        try:
+            self._release()
+        except EngineError as error:
+            self._failed(error)
 
     def broken(self) -> None:
         """See `Receiver.broken`."""
@@ -179,18 +190,19 @@ class EngineSide:
             end = self._scanner.end(self._inbox)
             if not end:
                 return
-            head = ResponseHead.parse(bytes(self._inbox[:end]))
+            response = read_response(bytes(self._inbox[:end]), self._method)
+            head = response.head
             rest = bytes(self._inbox[end:])
             if 100 <= head.status < 200 and head.status != 101:
                 self._conversation.to_client(head.raw)
                 self._inbox = bytearray(rest)
                 continue
             self._inbox = bytearray()
-            self._take_final(head, rest)
+            self._take_final(response, rest)
 
-    def _take_final(self, head: ResponseHead, rest: bytes) -> None:
+    def _take_final(self, response: Response, rest: bytes) -> None:
         conversation = self._conversation
-        framing = response_framing(head, self._method)
+        head, framing = response.head, response.framing
         call, steps, exchange = conversation.call, conversation.steps, conversation.exchange
         hijacked = call.operation.hijack and framing.kind is BodyKind.UNTIL_CLOSE and 200 <= head.status < 300
         if exchange is not None:
@@ -203,12 +215,7 @@ class EngineSide:
             conversation.upgrade(head.raw, rest)
             return
         self._body = body_for(framing)
-        # The engine closes behind it, and leaves requests that came with this one unanswered.
-        self._last = (
-            framing.kind is BodyKind.UNTIL_CLOSE
-            or head.has_token("Connection", "close")
-            or (head.minor == 0 and not head.has_token("Connection", "keep-alive"))
-        )
+        self._last = response.closes  # requests that came with this one are left unanswered
         if steps is not None and steps.response_json and 200 <= head.status < 300:
             self._phase = _Phase.HOLD
             self._held, self._payload = [head.raw], []

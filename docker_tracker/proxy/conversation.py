@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import re
 import ssl
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -30,6 +29,7 @@ from docker_tracker.errors import BadBodyError, BadDocumentError, BadHeadError, 
 from docker_tracker.exchange import Answer, Edit, Exchange, Outcome, Peer
 from docker_tracker.http1.framing import request_framing
 from docker_tracker.http1.head import RequestHead
+from docker_tracker.http1.message import read_request
 from docker_tracker.http1.scanner import Body, HeadScanner, NoBody, body_for
 from docker_tracker.proxy.answer import EngineSide
 from docker_tracker.proxy.ask import ask, tell
@@ -46,8 +46,6 @@ log = Logger()
 #: RFC 9113 section 3.4; Go's server speaks HTTP/2 to whoever begins so (``daemon/command/httphandler.go``).
 PREFACE = b"PRI * HTTP/2.0\r\n\r\n"
 
-# A form's values would win over the query's on the engine (net/http ``ParseForm``), unseen by any interceptor.
-_FORM = re.compile(rb"\ncontent-type:[ \t]*(?:application/x-www-form-urlencoded|multipart/form-data)", re.IGNORECASE)
 _NOWHERE = Call(UNKNOWN, None, "")
 _UNREADABLE = RequestHead(b"", 1, "-", "-")
 
@@ -191,9 +189,10 @@ class Conversation:
         if raw == PREFACE:
             self._take_preface()
             return False
-        self._head = head = RequestHead.parse(raw)
-        self._body = body_for(request_framing(head))
-        if _FORM.search(raw):
+        request = read_request(raw)
+        self._head = head = request.head
+        self._body = body_for(request.framing)
+        if request.is_form:
             raise BadHeadError("form bodies are not passed on: the engine would prefer their values to the query's")
         self.call = recognise(head.method, head.target)
         if self.entrance.debug:

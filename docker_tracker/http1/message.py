@@ -1,0 +1,83 @@
+"""A head with what follows from it, read once for many equal heads.
+
+Clients repeat themselves: a poll sends the same head each time, and answers differ in their Date only. Reading a
+head is a pure function of its bytes, so short ones are remembered. Long ones may bear credentials (X-Registry-Auth)
+and come once; they are not.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import attrs
+
+from docker_tracker.http1.framing import BodyKind, Framing, request_framing, response_framing
+from docker_tracker.http1.head import RequestHead, ResponseHead
+
+#: The longest head that is remembered, in bytes, and how many are, of each kind: some 2 MiB in all.
+_SHORT = 512
+_REMEMBERED = 1024
+
+
+@attrs.frozen
+class Request:
+    """A request's head and the framing of its body.
+
+    :ivar is_form: Whether its body is a form's, whose values net/http's ``ParseForm`` prefers to the query's.
+    """
+
+    head: RequestHead
+    framing: Framing
+    is_form: bool
+
+
+@attrs.frozen
+class Response:
+    """A response's head and the framing of its body.
+
+    :ivar closes: Whether its sender will close the connection behind it.
+    """
+
+    head: ResponseHead
+    framing: Framing
+    closes: bool
+
+
+_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+
+
+def _read_request(raw: bytes) -> Request:
+    head = RequestHead.parse(raw)
+    types = [value.partition(";")[0].strip().lower() for value in head.get_all("Content-Type")]
+    return Request(head, request_framing(head), any(name in _FORMS for name in types))
+
+
+def _read_response(raw: bytes, method: str) -> Response:
+    head = ResponseHead.parse(raw)
+    framing = response_framing(head, method)
+    closes = (
+        framing.kind is BodyKind.UNTIL_CLOSE
+        or head.has_token("Connection", "close")
+        or (head.minor == 0 and not head.has_token("Connection", "keep-alive"))
+    )
+    return Response(head, framing, closes)
+
+
+_remembered_request = lru_cache(_REMEMBERED)(_read_request)
+_remembered_response = lru_cache(_REMEMBERED)(_read_response)
+
+
+def read_request(raw: bytes) -> Request:
+    """Read a request's head, blank line included.
+
+    :raises BadHeadError: it is not HTTP/1.1, or its framing is ambiguous.
+    """
+    return _remembered_request(raw) if len(raw) <= _SHORT else _read_request(raw)
+
+
+def read_response(raw: bytes, method: str) -> Response:
+    """Read the head of the response to a request of that method, blank line included.
+
+    :raises EngineProtocolError: it is not HTTP/1.1, or its framing is ambiguous.
+    """
+    return _remembered_response(raw, method) if len(raw) <= _SHORT else _read_response(raw, method)

@@ -1,0 +1,64 @@
+"""Heads with what follows from them."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from docker_tracker.errors import BadHeadError, EngineProtocolError
+from docker_tracker.http1.framing import CHUNKED, NO_BODY, BodyKind
+from docker_tracker.http1.message import read_request, read_response
+
+
+class RequestTests(SynchronousTestCase):
+    """Requests."""
+
+    def test_read(self) -> None:
+        """Head and framing; equal bytes are read once, unless they are many."""
+        raw = b"POST /build HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+        request = read_request(raw)
+        self.assertEqual((request.head.target, request.framing, request.is_form), ("/build", CHUNKED, False))
+        self.assertIs(read_request(bytes(raw)), request)
+        long = raw[:-2] + b"X-Registry-Auth: " + b"a" * 500 + b"\r\n\r\n"
+        self.assertIsNot(read_request(long), read_request(long))
+
+    def test_forms(self) -> None:
+        """Form bodies are seen whatever their case and parameters, in any line of that name."""
+        for value, is_form in (
+            (b"application/x-www-form-urlencoded", True),
+            (b"Application/X-WWW-Form-Urlencoded ; charset=utf-8", True),
+            (b"multipart/form-data; boundary=x", True),
+            (b"application/json\r\nContent-type:multipart/form-data", True),
+            (b"application/json", False),
+            (b"text/plain; x=multipart/form-data", False),
+        ):
+            request = read_request(b"POST /x HTTP/1.1\r\ncontent-TYPE: " + value + b"\r\n\r\n")
+            self.assertEqual(request.is_form, is_form, value)
+
+    def test_refused(self) -> None:
+        """Refusals are made each time."""
+        for _ in range(2):
+            self.assertRaises(BadHeadError, read_request, b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n")
+
+
+class ResponseTests(SynchronousTestCase):
+    """Responses."""
+
+    def test_read(self) -> None:
+        """The framing depends on the request's method."""
+        raw = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
+        self.assertEqual(read_response(raw, "GET").framing.kind, BodyKind.LENGTH)
+        self.assertEqual(read_response(raw, "HEAD").framing, NO_BODY)
+        self.assertIs(read_response(raw, "GET"), read_response(bytes(raw), "GET"))
+        self.assertRaises(EngineProtocolError, read_response, b"HTTP/1.1 2000 OK\r\n\r\n", "GET")
+
+    def test_closes(self) -> None:
+        """Whether another answer can follow."""
+        for raw, closes in (
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", False),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nconnection: Close\r\n\r\n", True),
+            (b"HTTP/1.1 200 OK\r\n\r\n", True),
+            (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n", True),
+            (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\nConnection: Keep-Alive\r\n\r\n", False),
+            (b"HTTP/1.1 204 No Content\r\nX: " + b"a" * 600 + b"\r\n\r\n", False),
+        ):
+            self.assertEqual(read_response(raw, "GET").closes, closes, raw)
