@@ -142,6 +142,7 @@ class Daemon(Service):
         :raises ConfigurationError: the daemon would not start.
         """
         self._build_plan(PlainJob())
+        self._reopeners.clear()  # those of interceptors that nobody will use
 
     def privilegedStartService(self) -> None:
         """Bind all sockets.

@@ -156,7 +156,8 @@ class Conversation:
 
     def lost(self, error: OSError) -> None:
         """See `Receiver.lost`."""
-        if isinstance(error, ssl.SSLError):
+        # Docker's CLI ends TLS without a close_notify: that is no failure.
+        if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
             log.info("TLS with {peer} failed: {error}", peer=self.peer.address, error=error)
         self.abort()
 
