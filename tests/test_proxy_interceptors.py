@@ -180,6 +180,17 @@ class StagesTests(SynchronousTestCase):
             lines = [seen for seen in recording.seen if seen.startswith("line")]
             self.assertEqual(lines, ['line {"stream":"a"}', 'line {"aux":{"ID":"x"}}', 'line {"last":1}'], size)
 
+    def test_client_gone_at_a_line(self) -> None:
+        """A client that is found gone while a line is written to it is told of no more lines, and all ends."""
+        recording = Recording()
+        wires = Wires(Named("one", recording))
+        wires.client.sends(b"POST /build HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\ntar")
+        wires.client.stops_reading()
+        wires.engine.sends(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{}\n\r\n")
+        self.assertEqual((wires.over, wires.engine.closed), (True, True))
+        self.assertEqual(recording.outcomes, [Outcome.CLIENT_GONE])
+        self.assertNotIn("line {}", recording.seen)
+
     def test_errors_are_not_held(self) -> None:
         """An engine's refusal is passed; there is nothing to save."""
         recording = Recording()
@@ -544,6 +555,16 @@ class FailureTests(SynchronousTestCase):
         wires.engine.half_closes()
         self.assertEqual(wires.client.received, b'HTTP/1.0 201 Created\r\n\r\n{"Id":"ab"}')
         self.assertIn("response_json", recording.seen)
+
+    def test_bad_until_close(self) -> None:
+        """One that is no JSON then is a 502, as any other."""
+        recording = Recording()
+        wires = Wires(Named("one", recording))
+        wires.client.sends(create())
+        wires.engine.sends(b'HTTP/1.0 201 Created\r\n\r\n{"Id":')
+        wires.engine.half_closes()
+        self.refused(wires, 502, b"message")
+        self.assertEqual(recording.outcomes, [Outcome.ENGINE_FAILED])
 
     def test_engine_absent(self) -> None:
         """The exchange ends as the engine's failure, with the status that the client saw."""

@@ -247,10 +247,10 @@ class EngineSide:
     def _tell_lines(self) -> None:
         conversation = self._conversation
         steps, exchange = conversation.steps, conversation.exchange
+        if steps is None or exchange is None:
+            return  # the client turned out to be gone when the bytes were written to it
         assert self._lines is not None
         assert self._payload is not None
-        assert steps is not None
-        assert exchange is not None
         data = b"".join(self._payload) + (b"\n" if self._body.done else b"")
         self._payload.clear()
         for line in self._lines.feed(data):

@@ -106,7 +106,7 @@ RARE_FIELDS = (
     b"Expect: 100-Continue",
     b"Expect: something",
     b"Host: again",
-    b"Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAAQAAP__",
+    b"Upgrade: foo\r\nConnection: Upgrade",
 )
 
 HOSTS = (
