@@ -249,6 +249,14 @@ def engine_contract(make: Callable[[SynchronousTestCase], str]) -> type[Synchron
             self.assertEqual(self.call("DELETE", f"/containers/{identifier}"), (204, ""))
             self.assertEqual(self.call("GET", f"/containers/{identifier}/json")[0], 404)
 
+        def test_stopped(self) -> None:
+            """A stop takes as long as the process may take to heed it."""
+            container = self.container("sleep", "1000", start=True)
+            stream = self.stream().request("POST", f"/containers/{container}/stop?t=1", b"")
+            self.assertTrue(self.state(container)["Running"])
+            self.assertEqual(stream.answer(), (204, ""))
+            self.assertEqual(self.state(container)["ExitCode"], 137)
+
         def test_removed_by_itself(self) -> None:
             """With AutoRemove a container goes when it ends, its anonymous volumes with it, its named ones not."""
             host = {"AutoRemove": True, "Binds": [f"{self.name}:/named"]}

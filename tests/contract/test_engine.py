@@ -32,6 +32,15 @@ class LifeTests(SynchronousTestCase):
                 self.assertEqual(engine.open, 1)
             wait_until(lambda: engine.open == 0, "the connection's end")
 
+    def test_dropped(self) -> None:
+        """It can drop all connections, and go on."""
+        with FakeEngine("fake.sock") as engine:
+            with Stream(engine.address) as stream:
+                stream.request("GET", "/events").read_head()
+                engine.drop()
+                self.assertTrue(stream.ended())
+            self.assertEqual(call(engine.address, "GET", "/_ping"), (200, "OK"))
+
     def test_stopped_with_streams(self) -> None:
         """It ends though clients stay."""
         with FakeEngine("fake.sock") as engine, Stream(engine.address) as stream:

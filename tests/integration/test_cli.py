@@ -254,8 +254,8 @@ _RUNTIMES = re.compile(r"Runtimes: .*")
 #: BuildKit's numbers of steps, and how long they took.
 _BUILDKIT = re.compile(r"(?m)^#\d+ (CACHED|DONE.*)?|( \d+(\.\d+)?(k?B|s))*( done)?$")
 
-#: The engine refuses a prune while another one runs.
-_ONE_PRUNE = threading.Lock()
+#: The engine refuses a prune, or to count what is used, while another one does it.
+_ALONE = threading.Lock()
 
 #: Commands whose lines the engine gives in no order.
 UNORDERED = ("diff", "images", "info")
@@ -357,7 +357,7 @@ class Runs:
         """Run steps one after the other. :returns: what each gave, made equal."""
         results = []
         for step in steps:
-            with _ONE_PRUNE if " prune " in step.command else nullcontext():
+            with _ALONE if re.search(" prune |system df", step.command) else nullcontext():
                 status, output, errors = self.output(step)
             if step.buildkit:
                 errors = _BUILDKIT.sub("", errors)

@@ -214,7 +214,6 @@ class FakeEngine:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.address = f"unix://{path}"
-        self.open = 0
         self.containers: dict[str, Container] = {}
         self.execs: dict[str, Exec] = {}
         self.volumes: dict[str, dict[str, Any]] = {}
@@ -226,6 +225,7 @@ class FakeEngine:
         self._thread: threading.Thread | None = None
         self._stop: asyncio.Event | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._connections: set[Connection] = set()
         self._routes = self._table()
         self._add_image(IMAGE, {})
 
@@ -283,15 +283,30 @@ class FakeEngine:
             sock.setblocking(False)
             self._spawn(self._serve(Connection(sock)))
 
+    def drop(self) -> None:
+        """Close all connections, as an engine that dies does."""
+
+        def close() -> None:
+            for connection in list(self._connections):
+                connection.drop()
+
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(close)
+
+    @property
+    def open(self) -> int:
+        """How many connections there are."""
+        return len(self._connections)
+
     async def _serve(self, connection: Connection) -> None:
-        self.open += 1
+        self._connections.add(connection)
         try:
             while (request := await connection.request()) and await self._dispatch(request):
                 pass
         except OSError:
             pass  # the client is gone
         finally:
-            self.open -= 1
+            self._connections.discard(connection)
             connection.close()
 
     async def _dispatch(self, request: Request) -> bool:
@@ -496,6 +511,13 @@ class FakeEngine:
                 return await request.connection.answer(request, 304)
             problem = f"Container {container.id} is not running"
             raise HttpError(409, f"Cannot kill container: {reference}: {problem}")
+        if how == "stop":
+            # Nothing of it heeds SIGTERM, as the first process of a container does not either by default.
+            grace = asyncio.wait(
+                (asyncio.create_task(container.process.ended.wait()),), timeout=float(request.option("t", "10"))
+            )
+            if await request.connection.unless_left(grace) is None:
+                return False
         await container.process.stop()
         return await request.connection.answer(request, 204)
 
@@ -835,9 +857,10 @@ async def _swallow(request: Request) -> tuple[bytes, int]:
 
 def _members(beginning: bytes) -> list[tuple[str, int]]:
     """Give the files of a tar of which only the beginning is here."""
-    found = []
+    found: list[tuple[str, int]] = []
     with contextlib.suppress(tarfile.TarError), tarfile.open(fileobj=io.BytesIO(beginning)) as archive:
-        found = [(entry.name, entry.size) for entry in archive if entry.isfile()]
+        while entry := archive.next():
+            found.append((entry.name, entry.size))
     return found
 
 

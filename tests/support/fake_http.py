@@ -261,10 +261,15 @@ class Connection:
                 self._buffer.clear()
 
     async def refuse_rest(self) -> None:
-        """Leave though input is unread, soon after the answer: the sender is reset (net/http: ``closeWriteAndWait``)."""
+        """Leave though input is unread, soon: the sender is reset (net/http: ``closeWriteAndWait``)."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
             await asyncio.sleep(0.05)
+
+    def drop(self) -> None:
+        """Shut it both ways, whatever it is at."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close it."""
