@@ -569,6 +569,7 @@ class _MemoryWire:
     input_ended: bool = False
     connecting: bool = False
     tells_hangups: bool = True
+    splices: bool = False
 
     def write(self, data: Bytes) -> None:
         self.sent += data

@@ -191,6 +191,17 @@ class StagesTests(SynchronousTestCase):
         self.assertEqual(recording.outcomes, [Outcome.CLIENT_GONE])
         self.assertNotIn("line {}", recording.seen)
 
+    def test_last_line(self) -> None:
+        """The end of the connection ends the last line, too."""
+        recording = Recording()
+        wires = Wires(Named("one", recording))
+        wires.client.sends(b"GET /events HTTP/1.0\r\n\r\n")
+        wires.engine.sends(b'HTTP/1.0 200 OK\r\n\r\n{"a":1}\n{"b"')
+        wires.engine.sends(b":2}")
+        wires.engine.half_closes()
+        self.assertEqual([seen for seen in recording.seen if "line" in seen], ['line {"a":1}', 'line {"b":2}'])
+        self.assertEqual(recording.outcomes, [Outcome.COMPLETED])
+
     def test_errors_are_not_held(self) -> None:
         """An engine's refusal is passed; there is nothing to save."""
         recording = Recording()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -201,6 +202,51 @@ class AcceptorTests(ConnectionTestCase):
         self.reactor.turn()
         self.assertEqual(engine.recv(1), b"")
         self.assertEqual((self.hub.wires, self.hub.conversations), (set(), set()))
+
+    def test_long_bodies(self) -> None:
+        """Bodies of a known length, and streams, go through pipes; every byte arrives, and the next request works."""
+        server = self.server()
+        self.accept()
+        self.addCleanup(self.hub.pipes.close)
+        client = self.connect()
+        big = bytes(range(256)) * 8192
+        request = b"POST /images/load HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(big) + big
+        response = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(big) + big
+        client.send(PING)
+        self.reactor.turn(2)
+        engine, _ = server.accept()
+        self.addCleanup(engine.close)
+        for source, sink, data in (
+            (engine, client, PONG),
+            (client, engine, request),
+            (engine, client, response),
+            (client, engine, b"POST /exec/12/start HTTP/1.1\r\nUpgrade: tcp\r\n\r\n"),
+            (engine, client, b"HTTP/1.1 101 UPGRADED\r\n\r\n"),
+            (engine, client, big),
+            (client, engine, big),
+            (client, engine, b"small"),
+            (engine, client, b"small"),
+        ):
+            self.move(source, sink, (PING if sink is engine and data is request else b"") + data, data)
+        self.assertTrue(self.hub.pipes._kept)
+        client.close()
+        self.reactor.turn(2)
+        self.assertEqual(self.hub.wires, set())
+
+    def move(self, source: socket.socket, sink: socket.socket, expected: bytes, data: bytes) -> None:
+        """Send and receive without blocking, the reactor turning between."""
+        source.setblocking(False)
+        sink.setblocking(False)
+        received = bytearray()
+        for _ in range(10_000):
+            with contextlib.suppress(BlockingIOError):
+                data = data[source.send(data) :] if data else data
+            self.reactor.turn()
+            with contextlib.suppress(BlockingIOError):
+                received += sink.recv(100_000)
+            if len(received) >= len(expected):
+                break
+        self.assertTrue(received == expected, (len(received), len(expected)))
 
     def test_peer(self) -> None:
         """Who a client is: by the kernel's word on unix sockets, by address over TCP."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import socket
 import struct
 
@@ -14,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from docker_tracker.proxy.hub import Hub
+from docker_tracker.proxy.pipe import SIZE, Pipe, Pipes
 from docker_tracker.proxy.wire import LINGER, NOBODY, Bytes, SocketWire
 from tests.support.hand_reactor import HandReactor
 
@@ -29,6 +32,10 @@ class Notes:
 
     def data(self, data: Bytes) -> None:
         self.received += data
+
+    def piped(self, pipe: Pipe) -> None:
+        self.seen.append(f"piped {pipe.length}")
+        pipe.close()
 
     def ended(self) -> None:
         self.seen.append("ended")
@@ -416,6 +423,167 @@ class CloseTests(WireTestCase):
         NOBODY.data(b"x")
         NOBODY.lost(OSError())
         NOBODY.ended()
+
+
+class Passing(Notes):
+    """A receiver that passes all that comes to another wire, as conversations do."""
+
+    def __init__(self, source: SocketWire, sink: SocketWire) -> None:
+        super().__init__()
+        self.source, self.sink = source, sink
+        self.pieces: list[int] = []
+
+    def piped(self, pipe: Pipe) -> None:
+        self.pieces.append(pipe.length)
+        self.sink.write_pipe(pipe)
+        if self.sink.queued:
+            self.source.pause()
+
+
+class PipeTests(WireTestCase):
+    """Bytes that go from socket to socket within the kernel."""
+
+    def joined(self) -> tuple[socket.socket, socket.socket, SocketWire, SocketWire, Passing, Notes]:
+        """Return a sending far end, a receiving one, the wires between them, and their receivers."""
+        source, sending, _ = self.wire()
+        sink, receiving, notes = self.wire()
+        passing = Passing(source, sink)
+        source.receiver = passing
+        self.addCleanup(self.hub.pipes.close)
+        return sending, receiving, source, sink, passing, notes
+
+    def test_passed(self) -> None:
+        """All arrives, in order; pipes are borrowed only while bytes are in them."""
+        sending, receiving, source, sink, passing, _ = self.joined()
+        source.divert(10)
+        sending.send(b"x" * 10 + b"rest")
+        self.reactor.turn()
+        self.assertEqual((passing.pieces, receiving.recv(99)), ([10], b"x" * 10))
+        self.assertEqual(len(self.hub.pipes._kept), 1)
+        source.divert(0)
+        self.reactor.turn()
+        self.assertEqual(passing.received, b"rest")
+        source.divert(SIZE)
+        source.doRead()
+        sending.shutdown(socket.SHUT_WR)
+        self.reactor.turn()
+        self.assertEqual(passing.seen, ["ended"])
+        self.assertEqual(len(self.hub.pipes._kept), 1)
+        self.assertEqual(sink.queued, 0)
+
+    def test_slow_sink(self) -> None:
+        """What does not fit waits in the pipe, behind what was queued and before what comes after."""
+        sending, receiving, source, sink, _, notes = self.joined()
+        sink.write(MANY)
+        source.divert(SIZE)
+        sending.send(b"piped")
+        self.reactor.turn()
+        sink.write(b"after")
+        self.assertFalse(source._reading)
+        got = bytearray()
+        while sink.queued:
+            got += receiving.recv(1_000_000)
+            self.reactor.turn()
+        while True:
+            try:
+                got += receiving.recv(1_000_000)
+            except BlockingIOError:
+                break
+        self.assertEqual((len(got), bytes(got[-10:])), (len(MANY) + 10, b"pipedafter"))
+        self.assertEqual(notes.seen, ["drained"])
+        self.assertEqual(len(self.hub.pipes._kept), 1)
+
+    def test_much(self) -> None:
+        """More than the sink takes at once stays in the pipe and follows."""
+        sending, receiving, source, sink, passing, _ = self.joined()
+        source.divert(len(MANY))
+        sent = total = 0
+        while total < len(MANY):
+            with contextlib.suppress(BlockingIOError):
+                sent += sending.send(MANY[sent : sent + 300_000]) if sent < len(MANY) else 0
+            self.reactor.turn()
+            total += self.drain(receiving)
+            if not sink.queued:
+                source.resume()
+        self.assertEqual(sum(passing.pieces), len(MANY))
+        self.assertEqual(sink.queued, 0)
+
+    def test_sink_breaks(self) -> None:
+        """A pipe with bytes for nobody is closed, whenever the sink breaks."""
+        for when in ("before", "at once", "queued", "ended"):
+            sending, receiving, source, sink, _, notes = self.joined()
+            if when == "queued":
+                sink.write(MANY)
+            elif when == "ended":
+                sink.end()
+            else:
+                receiving.close()
+                if when == "before":
+                    sink.write(b"x")
+            source.divert(SIZE)
+            sending.send(b"piped")
+            self.reactor.turn()
+            if when == "queued":
+                receiving.close()
+                self.reactor.turn()
+            self.assertEqual(sink.queued, 0)
+            expected = {"queued": "lost ECONNRESET", "ended": "drained"}.get(when, "broken")
+            self.assertIn(expected, notes.seen, when)
+            self.assertEqual(self.hub.pipes._kept, [])
+
+    def test_source_breaks(self) -> None:
+        """A source that breaks is lost, as without a pipe."""
+        source, far, notes = self.wire(tcp_pair())
+        source.divert(SIZE)
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        far.close()
+        self.reactor.turn()
+        self.assertEqual(notes.seen, ["lost ECONNRESET"])
+        self.hub.pipes.close()
+
+    def test_no_pipes(self) -> None:
+        """Without descriptors for a pipe, and with a kernel that does not splice, bytes are copied."""
+        source, far, notes = self.wire()
+        far.send(b"abc")
+
+        def no_pipe(*_: object) -> tuple[int, int]:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        self.patch(os, "pipe2", no_pipe)
+        source.divert(SIZE)
+        self.reactor.turn(2)
+        self.assertEqual(notes.received, b"abc")
+
+    def test_no_splicing(self) -> None:
+        """A kernel that does not splice is asked once."""
+        source, far, notes = self.wire()
+        far.send(b"abc")
+
+        def no_splice(*_: object, **__: object) -> int:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+        self.patch(os, "splice", no_splice)
+        source.divert(SIZE)
+        self.reactor.turn(2)
+        self.assertEqual(notes.received, b"abc")
+        self.assertFalse(self.hub.pipes.usable)
+        other, _, _ = self.wire()
+        self.assertFalse(other.splices)
+        self.hub.pipes.close()
+
+    def test_kept(self) -> None:
+        """Some empty pipes are kept; all are closed in the end."""
+        pipes = Pipes()
+        before = len(os.listdir("/proc/self/fd"))
+        taken = [pipes.take() for _ in range(40)]
+        for pipe in taken:
+            assert pipe is not None
+            self.assertEqual(len(pipe), 0)
+            pipes.give(pipe)
+        self.assertGreater(len(os.listdir("/proc/self/fd")), before)
+        self.assertLess(len(pipes._kept), 40)
+        pipes.close()
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
 
 
 class HubTests(WireTestCase):

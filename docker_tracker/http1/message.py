@@ -1,8 +1,7 @@
 """A head with what follows from it, read once for many equal heads.
 
 Clients repeat themselves: a poll sends the same head each time, and answers differ in their Date only. Reading a
-head is a pure function of its bytes, so short ones are remembered. Long ones may bear credentials (X-Registry-Auth)
-and come once; they are not.
+head is a pure function of its bytes, so short ones are remembered. Those that bear credentials are not.
 """
 
 from __future__ import annotations
@@ -72,7 +71,10 @@ def read_request(raw: bytes) -> Request:
 
     :raises BadHeadError: it is not HTTP/1.1, or its framing is ambiguous.
     """
-    return _remembered_request(raw) if len(raw) <= _SHORT else _read_request(raw)
+    folded = raw.lower()
+    if len(raw) > _SHORT or b"auth" in folded or b"\nx-registry-" in folded:
+        return _read_request(raw)
+    return _remembered_request(raw)
 
 
 def read_response(raw: bytes, method: str) -> Response:

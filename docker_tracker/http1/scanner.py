@@ -98,6 +98,11 @@ class LengthBody:
             payload.append(bytes(data[:size]))
         return size
 
+    def skip(self, size: int) -> None:
+        """Count bytes that went by unseen; not more than remain."""
+        self.remaining -= size
+        self.done = not self.remaining
+
 
 class UntilCloseBody:
     """A body that ends with its connection; `close` is called then."""

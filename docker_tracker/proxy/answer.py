@@ -21,8 +21,9 @@ from docker_tracker.errors import (
 from docker_tracker.http1.framing import BodyKind
 from docker_tracker.http1.head import ResponseHead
 from docker_tracker.http1.message import Response, read_response
-from docker_tracker.http1.scanner import Body, HeadScanner, NoBody, UntilCloseBody, body_for
+from docker_tracker.http1.scanner import Body, HeadScanner, LengthBody, NoBody, UntilCloseBody, body_for
 from docker_tracker.proxy.ask import tell
+from docker_tracker.proxy.pipe import Pipe
 from docker_tracker.proxy.wire import Bytes
 
 if TYPE_CHECKING:
@@ -132,6 +133,15 @@ class EngineSide:
         except (EngineError, RefusedError) as error:
             self._failed(error)
 
+    def piped(self, pipe: Pipe) -> None:
+        """See `Receiver.piped`: a piece of a long body, which nobody looks at."""
+        assert isinstance(self._body, LengthBody)
+        self._body.skip(pipe.length)
+        self._conversation.pipe_to_client(pipe)
+        self._conversation.divert_answer(self._body)
+        if self._body.done:
+            self._done()
+
     def _failed(self, error: EngineError | RefusedError) -> None:
         """The answer cannot be passed on: the engine broke HTTP, or a guard failed while it was told."""
         if isinstance(error, BadHeadError | BadBodyError):
@@ -149,17 +159,20 @@ class EngineSide:
         """See `Receiver.ended`."""
         if isinstance(self._body, UntilCloseBody) and self._phase in (_Phase.PASS, _Phase.HOLD):
             self._body.close()
-            if self._phase == _Phase.HOLD:
-                self._release_at_end()
-            else:
-                self._done()
+            try:
+                self._end_body()
+            except (EngineError, RefusedError) as error:
+                self._failed(error)
         self._left("closed the connection")
 
-    def _release_at_end(self) -> None:
-        try:
+    def _end_body(self) -> None:
+        """The end of the connection was the end of the body."""
+        if self._phase == _Phase.HOLD:
             self._release()
-        except EngineError as error:
-            self._failed(error)
+            return
+        if self._lines is not None:
+            self._tell_lines()  # the last one needs no line end
+        self._done()
 
     def broken(self) -> None:
         """See `Receiver.broken`."""
@@ -243,6 +256,8 @@ class EngineSide:
             self._tell_lines()
         if self._body.done:
             self._done(len(data) - size)
+        elif self._lines is None:
+            self._conversation.divert_answer(self._body)
 
     def _tell_lines(self) -> None:
         conversation = self._conversation

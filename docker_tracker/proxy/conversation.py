@@ -30,12 +30,13 @@ from docker_tracker.exchange import Answer, Edit, Exchange, Outcome, Peer
 from docker_tracker.http1.framing import request_framing
 from docker_tracker.http1.head import RequestHead
 from docker_tracker.http1.message import read_request
-from docker_tracker.http1.scanner import Body, HeadScanner, NoBody, body_for
+from docker_tracker.http1.scanner import Body, HeadScanner, LengthBody, NoBody, body_for
 from docker_tracker.proxy.answer import EngineSide
 from docker_tracker.proxy.ask import ask, tell
 from docker_tracker.proxy.dial import Dialler
+from docker_tracker.proxy.pipe import Pipe
 from docker_tracker.proxy.plan import Plan, Steps
-from docker_tracker.proxy.splice import Splice
+from docker_tracker.proxy.splice import Splice, spliced
 from docker_tracker.proxy.wire import Bytes, Wire
 
 if TYPE_CHECKING:
@@ -127,6 +128,16 @@ class Conversation:
             return
         self._inbox += data
         self._advance()
+
+    def piped(self, pipe: Pipe) -> None:
+        """See `Receiver.piped`: a piece of a long body, which nobody looks at."""
+        assert self._engine is not None
+        assert isinstance(self._body, LengthBody)
+        size = pipe.length
+        self._body.skip(size)
+        self._count(size)
+        self._engine.write_pipe(pipe)
+        self._passed_body()
 
     def drained(self) -> None:
         """See `Receiver.drained`."""
@@ -276,11 +287,20 @@ class Conversation:
         self._count(size)
         self._engine.write(data[:size] if size < len(data) else data)
         if self._body.done:
-            self._phase = _Phase.WAIT
             self._inbox += data[size:]
+        self._passed_body()
+
+    def _passed_body(self) -> None:
+        """A piece of the body is on its way."""
+        assert self._engine is not None
+        if self._body.done:
+            self._client.divert(0)
+            self._phase = _Phase.WAIT
             if not self._answer.due:
                 self._exchange_over(Outcome.COMPLETED)
-        elif self._engine.queued:
+            return
+        self._client.divert(spliced(self._body, self._client, self._engine))
+        if self._engine.queued:
             self._client.pause()
 
     def _pass_end(self) -> None:
@@ -418,6 +438,19 @@ class Conversation:
         self._client.write(data)
         if self._client.queued and self._engine is not None:
             self._engine.pause()
+
+    def pipe_to_client(self, pipe: Pipe) -> None:
+        """Send a piece of an answer that nobody looks at."""
+        if self.exchange is not None:
+            self.exchange.bytes_to_client += pipe.length
+        self._client.write_pipe(pipe)
+        if self._client.queued and self._engine is not None:
+            self._engine.pause()
+
+    def divert_answer(self, body: Body) -> None:
+        """Let the rest of an answer's body come through pipes, if that is worth it."""
+        if self._engine is not None:
+            self._engine.divert(spliced(body, self._engine, self._client))
 
     def answer_done(self, last: bool) -> None:
         """The engine's answer was passed to its end; ``last``: the engine's connection cannot be used again."""

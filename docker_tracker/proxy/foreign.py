@@ -16,6 +16,7 @@ from zope.interface import implementer
 from docker_tracker.exchange import Peer
 from docker_tracker.proxy.conversation import Conversation, Entrance
 from docker_tracker.proxy.hub import Hub
+from docker_tracker.proxy.pipe import Pipe
 from docker_tracker.proxy.wire import NOBODY, Bytes, Receiver
 
 
@@ -28,6 +29,7 @@ class ForeignWire(Protocol):
 
     connecting = False
     tells_hangups = False
+    splices = False
 
     def __init__(self, hub: Hub, begin: Callable[[ForeignWire], None]) -> None:
         self.peer = Peer()
@@ -95,6 +97,13 @@ class ForeignWire(Protocol):
         """See `Wire.write`."""
         if not self._ending:
             self._transport.write(bytes(data))
+
+    def divert(self, most: int) -> None:
+        """See `Wire.divert`: not here."""
+
+    def write_pipe(self, pipe: Pipe) -> None:
+        """See `Wire.write_pipe`: not here."""
+        raise NotImplementedError
 
     def pause(self) -> None:
         """See `Wire.pause`."""

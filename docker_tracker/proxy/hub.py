@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import Deferred
 
 from docker_tracker.proxy.hangup import HangupWatch
+from docker_tracker.proxy.pipe import Pipes
 from docker_tracker.proxy.wire import IReactor, Wire
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class Hub:
     def __init__(self, reactor: IReactor) -> None:
         self.reactor = reactor
         self.hangups = HangupWatch(reactor)
+        self.pipes = Pipes()
         self.wires: set[Wire] = set()
         self.conversations: set[Conversation] = set()
         self._last_exchange = 0
@@ -54,6 +56,7 @@ class Hub:
             if deadline.active():
                 deadline.cancel()
         self.hangups.close()
+        self.pipes.close()
 
     def _end_all(self) -> None:
         for conversation in list(self.conversations):

@@ -9,9 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from docker_tracker.http1.scanner import Body, LengthBody
+from docker_tracker.proxy.pipe import SIZE, WORTH, Pipe
 from docker_tracker.proxy.wire import Bytes, Wire
 
 Tap = Callable[[bool, bytes], None]
+
+
+def spliced(body: Body, source: Wire, sink: Wire) -> int:
+    """Return how much of the rest of a body should go through pipes: all of a long one whose length is known."""
+    if isinstance(body, LengthBody) and body.remaining >= WORTH and source.splices and sink.splices:
+        return body.remaining
+    return 0
 
 
 class _Direction:
@@ -32,6 +41,18 @@ class _Direction:
         self.peer.write(data)
         if self.peer.queued:
             self.wire.pause()
+        if len(data) >= WORTH and self._splice.tap is None and self.wire.splices and self.peer.splices:
+            self.wire.divert(SIZE)
+
+    def piped(self, pipe: Pipe) -> None:
+        """Pass it on; go back to copying when it is little: then a pipe costs more than it saves."""
+        size = pipe.length
+        self.bytes += size
+        self.peer.write_pipe(pipe)
+        if self.peer.queued:
+            self.wire.pause()
+        if size < WORTH:
+            self.wire.divert(0)
 
     def drained(self) -> None:
         """Our wire took all that its peer sent: the peer may send on."""

@@ -86,6 +86,7 @@ class TLSWire(SocketWire):
         self._secured = False
         self._early: list[bytes] = []
         super().__init__(board, sock, connecting)
+        self.splices = False  # what crosses the socket is not what we pass on
         if not connecting:
             self._handshake()
 

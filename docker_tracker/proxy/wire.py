@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from docker_tracker.proxy.hangup import HangupWatch
+from docker_tracker.proxy.pipe import Pipe, Pipes
 
 Bytes = bytes | bytearray | memoryview
 
@@ -40,6 +41,7 @@ class Board(Protocol):
 
     reactor: IReactor
     hangups: HangupWatch
+    pipes: Pipes
 
     def wire_opened(self, wire: Wire) -> None:
         """A descriptor is ours from now on."""
@@ -53,6 +55,9 @@ class Receiver(Protocol):
 
     def data(self, data: Bytes) -> None:
         """Bytes came; ``data`` is valid during the call only."""
+
+    def piped(self, pipe: Pipe) -> None:
+        """Bytes came into a pipe, after `Wire.divert` had asked for that; hand it to `Wire.write_pipe`."""
 
     def ended(self) -> None:
         """The other end sends no more (it may still read). No `data` follows."""
@@ -75,9 +80,17 @@ class Wire(Protocol):
     input_ended: bool
     connecting: bool
     tells_hangups: bool
+    #: Whether its bytes may go through pipes: `divert` and `write_pipe` work.
+    splices: bool
 
     def write(self, data: Bytes) -> None:
         """Send, or queue what cannot be sent now; the caller stops its source while `queued` is not 0."""
+
+    def divert(self, most: int) -> None:
+        """Let up to so many bytes come through pipes, to `Receiver.piped`; 0: none any more."""
+
+    def write_pipe(self, pipe: Pipe) -> None:
+        """Send what is in a pipe, behind what is queued, and give the pipe back."""
 
     def pause(self) -> None:
         """Read no more for now."""
@@ -115,6 +128,10 @@ class _Nobody:
 
     drained = broken = ended
 
+    def piped(self, pipe: Pipe) -> None:
+        """Nothing is diverted to nobody."""
+        raise AssertionError
+
     def lost(self, error: OSError) -> None:
         """Expected."""
 
@@ -134,6 +151,7 @@ class SocketWire:
     __slots__ = (
         "_board",
         "_closing",
+        "_diverted",
         "_end_said",
         "_ending",
         "_linger",
@@ -148,6 +166,7 @@ class SocketWire:
         "input_ended",
         "queued",
         "receiver",
+        "splices",
         "tells_hangups",
     )
 
@@ -160,7 +179,9 @@ class SocketWire:
         #: A unix peer that closes both ways can be told from one that half-closes; a TCP peer sends one FIN for both.
         self.tells_hangups = sock.family == socket.AF_UNIX
         self._socket: socket.socket | None = sock
-        self._queue: deque[Bytes] = deque()
+        self.splices = board.pipes.usable
+        self._diverted = 0
+        self._queue: deque[Bytes | Pipe] = deque()
         self._reading = False
         self._writing = False
         self._ending = False
@@ -187,6 +208,9 @@ class SocketWire:
     def doRead(self) -> None:
         """Take what is there, once."""
         assert self._socket is not None
+        if self._diverted:
+            self._splice()
+            return
         try:
             size = self._socket.recv_into(_BUFFER)
         except (BlockingIOError, InterruptedError):
@@ -211,14 +235,18 @@ class SocketWire:
         queue = self._queue
         while queue:
             data = queue[0]
-            sent = self._send(data)
+            length = len(data)
+            sent = self._drain(data) if isinstance(data, Pipe) else self._send(data)
             if sent < 0:
                 return
             self.queued -= sent
-            if sent < len(data):
-                queue[0] = memoryview(data)[sent:]
+            if sent < length:
+                if not isinstance(data, Pipe):
+                    queue[0] = memoryview(data)[sent:]
                 return
             queue.popleft()
+            if isinstance(data, Pipe):
+                self._board.pipes.give(data)
         self._set_writing(False)
         self._flushed()
 
@@ -281,6 +309,25 @@ class SocketWire:
         self._queue.append(data)
         self.queued += len(data)
 
+    def divert(self, most: int) -> None:
+        """See `Wire.divert`."""
+        self._diverted = most
+
+    def write_pipe(self, pipe: Pipe) -> None:
+        """See `Wire.write_pipe`."""
+        if self._write_broken or self._ending:
+            self._board.pipes.give(pipe)
+            return
+        if not self._queue and self._drain(pipe) < 0:
+            self._board.pipes.give(pipe)
+            return
+        if not pipe.length:
+            self._board.pipes.give(pipe)
+            return
+        self._queue.append(pipe)
+        self.queued += pipe.length
+        self._set_writing(True)
+
     def pause(self) -> None:
         """See `Wire.pause`."""
         if self._reading and not self._closing:
@@ -322,8 +369,7 @@ class SocketWire:
         self._closing = True
         self._set_reading(False)
         self._set_writing(False)
-        self._queue.clear()
-        self.queued = 0
+        self._drop_queue()
         self._stop_timer()
         self._board.hangups.unwatch(sock.fileno())
         self._socket = None
@@ -356,12 +402,55 @@ class SocketWire:
             self._break_writing()
             return -1
 
+    def _splice(self) -> None:
+        """Take what is there into a pipe, once."""
+        assert self._socket is not None
+        pipes = self._board.pipes
+        pipe = pipes.take()
+        if pipe is None:
+            self._diverted = 0  # no descriptors: copy
+            return
+        try:
+            size = pipe.fill(self._socket.fileno(), self._diverted)
+        except (BlockingIOError, InterruptedError):
+            pipes.give(pipe)
+        except OSError as error:
+            pipes.give(pipe)
+            if error.errno != errno.EINVAL:
+                self.fail(error)
+                return
+            pipes.usable = self.splices = False  # this kernel does not splice such sockets
+            self._diverted = 0
+        else:
+            if size:
+                self.receiver.piped(pipe)
+            else:
+                pipes.give(pipe)
+                self._input_end()
+
+    def _drain(self, pipe: Pipe) -> int:
+        """As `_send`, for what is in a pipe."""
+        assert self._socket is not None
+        try:
+            return pipe.drain(self._socket.fileno())
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError:
+            self._break_writing()
+            return -1
+
+    def _drop_queue(self) -> None:
+        while self._queue:
+            data = self._queue.pop()
+            if isinstance(data, Pipe):
+                self._board.pipes.give(data)
+        self.queued = 0
+
     def _break_writing(self) -> None:
         if self._write_broken:
             return
         self._write_broken = True
-        self._queue.clear()
-        self.queued = 0
+        self._drop_queue()
         self._set_writing(False)
         if self._closing:
             self._finish_closing()

@@ -17,6 +17,7 @@ from docker_tracker.exchange import Peer
 from docker_tracker.proxy.conversation import Conversation, Entrance
 from docker_tracker.proxy.dial import Dialler
 from docker_tracker.proxy.hangup import HangupWatch
+from docker_tracker.proxy.pipe import Pipe, Pipes
 from docker_tracker.proxy.plan import Named, Plan
 from docker_tracker.proxy.wire import NOBODY, Bytes, Receiver, Wire
 
@@ -34,6 +35,7 @@ class MemoryWire:
         self.input_ended = False
         self.connecting = False
         self.tells_hangups = tells_hangups
+        self.splices = False
         self.paused = False
         self.closed = False
         self.aborted = False
@@ -61,6 +63,13 @@ class MemoryWire:
             return
         self._queue += data
         self._move()
+
+    def divert(self, most: int) -> None:
+        """See `Wire.divert`: there is no kernel in memory."""
+
+    def write_pipe(self, pipe: Pipe) -> None:
+        """See `Wire.write_pipe`."""
+        raise NotImplementedError
 
     def pause(self) -> None:
         """See `Wire.pause`."""
@@ -195,6 +204,7 @@ class MemoryHub:
     def __init__(self, clock: Clock) -> None:
         self.reactor = clock
         self.conversations: set[Conversation] = set()
+        self.pipes = Pipes()
         self.hangups = HangupWatch(clock)  # type: ignore[arg-type]
         self._exchanges = 0
 
