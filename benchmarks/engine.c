@@ -30,9 +30,19 @@ static char scratch[1 << 20];
 static struct connection *listeners; /* to events */
 static uint64_t created, sent_in_bulk;
 
-static const char *const USUAL =
-    "Api-Version: 1.43\r\nDocker-Experimental: false\r\nOstype: linux\r\nServer: Docker/24.0.7 (linux)\r\n"
-    "Date: Thu, 01 Jan 2026 00:00:00 GMT\r\n";
+/* The fields of every answer. Their date moves on, as a real one's does: nobody may count on equal heads. */
+static const char *usual(void) {
+    static char fields[160];
+    static time_t then;
+    time_t now = time(NULL);
+    if (now != then) {
+        then = now;
+        strftime(fields, sizeof fields,
+                 "Api-Version: 1.43\r\nDocker-Experimental: false\r\nOstype: linux\r\nServer: Docker/24.0.7 (linux)\r\n"
+                 "Date: %a, %d %b %Y %H:%M:%S GMT\r\n", gmtime(&now));
+    }
+    return fields;
+}
 
 static void watch(struct connection *c, uint32_t events) {
     if (c->watched == events) return;
@@ -92,7 +102,7 @@ static void send_text(struct connection *c, const char *format, ...) {
 }
 
 static void answer(struct connection *c, const char *status, const char *type, const char *body) {
-    send_text(c, "HTTP/1.1 %s\r\n%sContent-Type: %s\r\nContent-Length: %zu\r\n\r\n%s", status, USUAL, type, strlen(body), body);
+    send_text(c, "HTTP/1.1 %s\r\n%sContent-Type: %s\r\nContent-Length: %zu\r\n\r\n%s", status, usual(), type, strlen(body), body);
 }
 
 /* Sends what is queued, then what is generated; not for too long. */
@@ -193,7 +203,7 @@ static void begin_body(struct connection *c, const char *head) {
 
 static void attach(struct connection *c, const char *target) {
     send_text(c, "HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.raw-stream\r\n"
-                 "Connection: Upgrade\r\nUpgrade: tcp\r\n%s\r\n", USUAL);
+                 "Connection: Upgrade\r\nUpgrade: tcp\r\n%s\r\n", usual());
     c->position = 0, c->bad = false;
     if (strstr(target, "/source-")) {
         c->phase = SINK;
@@ -215,10 +225,10 @@ static void take_request(struct connection *c, char *head) {
     c->bulk = c->creating = false;
     if (!strncmp(path, "/_ping", 6)) {
         send_text(c, "HTTP/1.1 200 OK\r\n%sCache-Control: no-cache, no-store, must-revalidate\r\nPragma: no-cache\r\n"
-                     "Content-Type: text/plain; charset=utf-8\r\nContent-Length: 2\r\n\r\n%s", USUAL, get ? "OK" : "");
+                     "Content-Type: text/plain; charset=utf-8\r\nContent-Length: 2\r\n\r\n%s", usual(), get ? "OK" : "");
     } else if (get && !strncmp(path, "/containers/json", 16)) {
         send_text(c, "HTTP/1.1 200 OK\r\n%sContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n%zx\r\n",
-                  USUAL, list_length);
+                  usual(), list_length);
         send_some(c, list_body, list_length);
         send_some(c, "\r\n0\r\n\r\n", 7);
     } else if (!strncmp(path, "/containers/create", 18)) {
@@ -231,16 +241,24 @@ static void take_request(struct connection *c, char *head) {
         rewatch(c);
     } else if (get && strstr(path, "/archive")) {
         uint64_t length = number_in(path, "/bulk-");
-        send_text(c, "HTTP/1.1 200 OK\r\n%sContent-Type: application/x-tar\r\nContent-Length: %lu\r\n\r\n", USUAL, length);
+        send_text(c, "HTTP/1.1 200 OK\r\n%sContent-Type: application/x-tar\r\nContent-Length: %lu\r\n\r\n", usual(), length);
         generate(c, length, false, false);
     } else if (get && !strncmp(path, "/images/get", 11)) {
-        send_text(c, "HTTP/1.1 200 OK\r\n%sContent-Type: application/x-tar\r\nTransfer-Encoding: chunked\r\n\r\n", USUAL);
+        send_text(c, "HTTP/1.1 200 OK\r\n%sContent-Type: application/x-tar\r\nTransfer-Encoding: chunked\r\n\r\n", usual());
         generate(c, number_in(path, "names=bulk-"), true, false);
     } else if (strstr(path, "/archive") || !strncmp(path, "/images/load", 12)) {
         c->bulk = true;
         begin_body(c, head);
+    } else if (get && !strncmp(path, "/containers/", 12) && strstr(path, "/json")) {
+        char body[512];
+        snprintf(body, sizeof body,
+                 "{\"Id\":\"%.64s\",\"Created\":\"2026-01-01T00:00:00.000000000Z\",\"Path\":\"make\",\"Args\":[\"-j4\",\"check\"],"
+                 "\"State\":{\"Status\":\"created\",\"Running\":false,\"Pid\":0,\"ExitCode\":0},\"Image\":\"sha256:%064x\","
+                 "\"Name\":\"/busy_engine\",\"RestartCount\":0,\"Driver\":\"overlay2\",\"Mounts\":[],\"Config\":{\"Labels\":{}}}\n",
+                 path + 12, 1);
+        answer(c, "200 OK", "application/json", body);
     } else if (!strncmp(path, "/events", 7)) {
-        send_text(c, "HTTP/1.1 200 OK\r\n%sContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n", USUAL);
+        send_text(c, "HTTP/1.1 200 OK\r\n%sContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n", usual());
         tell_event(c, 0);
         c->next_listener = listeners, listeners = c;
     } else if (!strncmp(path, "/info", 5)) {
