@@ -58,8 +58,8 @@ MOST_BYTES = {
     ("list", "default"): 420000,
 }
 
-#: Blocks that a thousand exchanges may leave behind: caches that fill, no more.
-MOST_KEPT = 200
+#: Blocks that a thousand exchanges may leave behind: the lines of the log that are not written yet, and a few.
+MOST_KEPT = 400
 
 
 def calls_in(run: Callable[[], object]) -> int:
