@@ -330,13 +330,38 @@ class ContainerTests(RecorderCase):
             identifier = f"{number:064}"
             self.engine.answers[f"/containers/{identifier}/json"] = waiting if number == 0 else Deferred()
             self.do("POST", "/containers/create", {}, {"Id": identifier}, status=201)
-        self.assertEqual(len(self.lost()), 2)
+        self.assertEqual(len(self.lost()), 1)
         self.successResultOf(Deferred.fromCoroutine(self.recorder.stop()))
         self.assertTrue(waiting.called)
-        self.assertEqual(len(self.lost()), 2)  # the others are lost at the next start
+        self.assertEqual(len(self.lost()), 1)
         self.ledger.close()
         self.ledger.open("instance")
         self.assertEqual(len(self.lost()), 258)
+
+    def test_shared_look(self) -> None:
+        """Containers that are made while a look is under way share the next one; those that are gone add nothing."""
+        waiting: Deferred[Any] = Deferred()
+        made = [f"{number:064}" for number in range(70)]
+        self.engine.answers[f"/containers/{made[0]}/json"] = waiting
+        self.engine.answers["/containers/json"] = [
+            {
+                "Id": identifier,
+                "Names": [f"/other/link{number}", f"/cat{number}"],
+                "Mounts": [{"Type": "volume", "Name": f"volume{number}"}, {"Type": "bind", "Name": ""}],
+            }
+            for number, identifier in enumerate(made[:69])
+        ]
+        for number in range(70):
+            self.engine.answers[f"/volumes/volume{number}"] = {"Name": f"volume{number}"}
+            self.do("POST", "/containers/create", {}, {"Id": made[number]}, status=201)
+        self.assertEqual(self.engine.asked, [f"/containers/{made[0]}/json"])
+        waiting.callback({"Name": "/cat0", "Mounts": []})
+        lists = [path for path in self.engine.asked if path == "/containers/json"]
+        self.assertEqual(len(lists), 2)
+        names = {row.identifier: row.name for row in self.recorded(kind="container")}
+        self.assertEqual((names[made[0]], names[made[68]], names[made[69]]), ("cat0", "cat68", ""))
+        self.assertEqual(len(self.recorded(kind="volume")), 68)
+        self.assertEqual(self.lost(), [])
 
 
 class ImageTests(RecorderCase):

@@ -117,8 +117,15 @@ def donors(create: Document) -> list[str]:
     return [reference.partition(":")[0] for reference in found]
 
 
+def container_name(container: Any) -> str:
+    """Return the name of a container that was inspected or listed; links give a listed one further names."""
+    names = container.get("Names") or [container.get("Name") or ""]
+    own = [str(name).removeprefix("/") for name in names]
+    return next((name for name in own if "/" not in name), "")
+
+
 def volumes_of(container: Any) -> list[str]:
-    """Return the names of the volumes that an inspected container has mounted."""
+    """Return the names of the volumes that an inspected or listed container has mounted."""
     mounts = container.get("Mounts") or () if isinstance(container, dict) else ()
     return [mount["Name"] for mount in mounts if mount.get("Type") == "volume" and mount.get("Name")]
 

@@ -8,12 +8,12 @@ is left to the watcher. Removals that pass by are written down before the client
 from __future__ import annotations
 
 import json
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -21,6 +21,7 @@ from docker_tracker.engine import query
 from docker_tracker.engine.document import Document
 from docker_tracker.engine.inventory import (
     JOB_ID_LABEL,
+    container_name,
     donors,
     inspect_path,
     list_call,
@@ -40,7 +41,8 @@ from docker_tracker.records import ALL_IMAGES, Intent, Reference, Relation, Reso
 
 _NOTE: Final = "recorder"
 _GOOD: Final = range(200, 300)
-_MOST_TASKS: Final = 256  # look-ups after answers; further ones are left to the watcher
+_MOST_TASKS: Final = 256  # look-ups after answers, and containers that wait for one; further ones are the watcher's
+_MOST_TOGETHER: Final = 64  # containers that one look-up tells of; their IDs stand in its query
 _MOST_BEFORE: Final = 4096  # images that an intent lists as there before
 _MOST_LINES: Final = 1000  # images that one answer in lines may tell of
 _PAGES: Final = ("tracker_page", "tracker_other")
@@ -80,6 +82,8 @@ class Recorder(Interceptor):
         self._ledger = ledger
         self._engine = engine
         self._tasks: set[Deferred[None]] = set()
+        self._new: list[_Course] = []
+        self._looking = False
 
     def wants(self, operation: Operation) -> Stage:
         """All creates, removals and renames, and our own page; nothing else."""
@@ -163,21 +167,22 @@ class Recorder(Interceptor):
             return
         kind = course.intent.kind
         if kind == "container" and course.made:
-            self._later(course, self._look_at_container(course))
+            self._look_soon(course)
         elif exchange.sent is None or (exchange.response is not None and exchange.response.status not in _GOOD):
             # A container's create that fails late leaves the volumes that it brought along.
             left = any(name not in course.intent.before for name in course.intent.names if name[0] == "volume")
             state = State.LOST if left and exchange.sent is not None else State.FAILED
             self._told(self._ledger.settle(course.intent.number, state))
         elif outcome is Outcome.COMPLETED and kind == "image":
-            self._later(course, self._look_at_images(course))
+            self._later([course], self._look_at_images(course))
         elif outcome is Outcome.COMPLETED and kind == "plugin":
-            self._later(course, self._look_at_plugins(course))
+            self._later([course], self._look_at_plugins(course))
         else:
             self._told(self._ledger.settle(course.intent.number, State.LOST))
 
     async def stop(self) -> None:
         """End what is looked up; its intents are lost, and settled after the next start."""
+        self._new.clear()
         for task in [*self._tasks]:
             task.cancel()
 
@@ -262,20 +267,56 @@ class Recorder(Interceptor):
         course.made += new
         return new
 
-    async def _look_at_container(self, course: _Course) -> None:
-        """Record the name and the volumes of a new container."""
-        container = course.made[0]
-        found = await self._engine.get(inspect_path("container", container.identifier))
-        known = {resource.identifier for resource in course.made}
-        anonymous = [
-            course.intent.led_to("volume", name, name=name, attributes=container.attributes)
-            for name in volumes_of(found)
-            if name not in known
-        ]
-        name = str(found.get("Name") or "").removeprefix("/") if isinstance(found, dict) else ""
-        resources = [attrs.evolve(container, name=name), *anonymous]
-        await self._ledger.record(course.intent.number, resources if found else [], State.DONE)
-        await self._check(anonymous)
+    def _look_soon(self, course: _Course) -> None:
+        """Look at a new container; those that come while a look is under way share the next one."""
+        if len(self._new) >= _MOST_TASKS:
+            self._give_up([course])
+            return
+        self._new.append(course)
+        self._look_next()
+
+    def _look_next(self, _: object = None) -> None:
+        if self._looking or not self._new:
+            return
+        courses, self._new = self._new[:_MOST_TOGETHER], self._new[_MOST_TOGETHER:]
+        self._looking = True
+        task = self._later(courses, self._look_at_containers(courses))
+
+        def over(_: object) -> None:
+            self._looking = False
+            self._look_next()
+
+        task.addBoth(over)
+
+    async def _look_at_containers(self, courses: Sequence[_Course]) -> None:
+        """Record the names and the volumes of new containers."""
+        seen = await self._containers([course.made[0].identifier for course in courses])
+        writings, late = [], []
+        for course in courses:
+            container = course.made[0]
+            found = seen.get(container.identifier)
+            known = {resource.identifier for resource in course.made}
+            anonymous = [
+                course.intent.led_to("volume", name, name=name, attributes=container.attributes)
+                for name in volumes_of(found)
+                if name not in known
+            ]
+            resources = [attrs.evolve(container, name=container_name(found)), *anonymous] if found else []
+            writings.append(self._ledger.record(course.intent.number, resources, State.DONE))
+            late += anonymous
+        for writing in writings:
+            await writing
+        await self._check(late)
+
+    async def _containers(self, identifiers: Sequence[str]) -> dict[str, Any]:
+        """Return what the engine says of containers, by ID; those that are gone are left out."""
+        if len(identifiers) == 1:
+            found = await self._engine.get(inspect_path("container", identifiers[0]))
+            return {identifiers[0]: found} if found else {}
+        call = list_call("container")
+        assert call is not None
+        answer = await self._engine.get(call[0], {**call[1], "filters": json.dumps({"id": [*identifiers]})})
+        return {entry["Id"]: entry for entry in answer if isinstance(entry, dict) and entry.get("Id")}
 
     async def _look_at_images(self, course: _Course) -> None:
         """Record the IDs and tags of what a build, load, import or pull led to."""
@@ -320,22 +361,26 @@ class Recorder(Interceptor):
         elif gone:
             self._told(self._ledger.removed(kind, gone))
 
-    def _later(self, course: _Course, looking: Coroutine[Any, Any, None]) -> None:
-        """Do something after the answer; if it fails, the intent is the watcher's."""
+    def _later(self, courses: Sequence[_Course], looking: Coroutine[Any, Any, None]) -> Deferred[None]:
+        """Do something after the answer; if it fails, the intents are the watcher's."""
         if len(self._tasks) >= _MOST_TASKS:
             looking.close()
-            self._told(self._ledger.settle(course.intent.number, State.LOST))
-            return
+            self._give_up(courses)
+            return succeed(None)
         task = Deferred.fromCoroutine(looking)
         self._tasks.add(task)
 
         def over(result: Failure | None) -> None:
             self._tasks.discard(task)
             if isinstance(result, Failure) and not result.check(CancelledError):  # type: ignore[no-untyped-call]
-                self._complain(result, "could not look up what exchange {exchange} made", course.intent.exchange)
-                self._told(self._ledger.settle(course.intent.number, State.LOST))
+                self._complain(result, "could not look up what exchange {exchange} made", courses[0].intent.exchange)
+                self._give_up(courses)
 
-        task.addBoth(over)
+        return task.addBoth(over)
+
+    def _give_up(self, courses: Iterable[_Course]) -> None:
+        for course in courses:
+            self._told(self._ledger.settle(course.intent.number, State.LOST))
 
     def _told(self, answer: Deferred[Any]) -> None:
         """Let the ledger write while we go on; its order is kept."""
