@@ -34,7 +34,7 @@ _SECRET_PARAMETER: Final = re.compile(r"auth(?!or)|passw|secret|token|credential
 _NAMED_VALUE: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_.]{0,200})=", re.ASCII)
 _USER_INFORMATION: Final = re.compile(r"(://|^)[^/?#]*@")
 _ENVIRONMENT_LINE: Final = re.compile(
-    r"^(\s*(?:ENV|ARG|CMD|ENTRYPOINT|RUN|HEALTHCHECK|ONBUILD)\b).*$", re.I | re.M | re.S
+    r"^([^\S\n]*(?:ENV|ARG|CMD|ENTRYPOINT|RUN|HEALTHCHECK|ONBUILD)\b).*$", re.I | re.M | re.S
 )
 
 

@@ -116,7 +116,8 @@ def _refuse(problem: str) -> NoReturn:
 _QUICK = json.JSONDecoder(object_pairs_hook=_folded, parse_int=_integer, parse_float=Number, parse_constant=_constant)
 _CAREFUL = json.JSONDecoder(object_pairs_hook=_exact, parse_int=_integer, parse_float=Number, parse_constant=_constant)
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
-_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# One that does not end goes to the end of the text: if it did not match, each quote in it would be tried in turn.
+_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _NO_BRACKETS = re.compile(r"[^\[\]{}]+")
 
 

@@ -104,9 +104,10 @@ def implicit_volumes(create: Document) -> list[str]:
             if colon and source and not source.startswith("/"):
                 found[source] = None
         mounts = create.get(*top, "Mounts")
-        for index in range(len(mounts) if isinstance(mounts, list) else 0):
-            source = create.get(*top, "Mounts", index, "Source")
-            if create.get(*top, "Mounts", index, "Type") == "volume" and isinstance(source, str) and source:
+        for entry in mounts if isinstance(mounts, list) else ():
+            mount = Document(entry, b"")  # looked up from here: the way down may have many keys
+            source = mount.get("Source")
+            if mount.get("Type") == "volume" and isinstance(source, str) and source:
                 found[source] = None
     return [*found]
 

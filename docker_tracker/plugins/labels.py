@@ -40,7 +40,7 @@ _PULLS: Final = "image_create"  # with fromImage: then it takes no labels (image
 _IMAGE_LABELS: Final = ("static", "full", "none")
 # Names of ours in the text of a Dockerfile line, but for the one that is the client's.
 _FORGED: Final = re.compile(r"(?!docker-tracker\.retain(?:[\"'\s=]|$))(?i:docker-tracker\.)")
-_ESCAPE_DIRECTIVE: Final = re.compile(r"^\s*#\s*escape\s*=", re.IGNORECASE | re.MULTILINE)
+_ESCAPE_DIRECTIVE: Final = re.compile(r"^[^\S\n]*#\s*escape\s*=", re.IGNORECASE | re.MULTILINE)
 
 
 def _one_of(_: object, __: attrs.Attribute[str], value: str) -> None:
