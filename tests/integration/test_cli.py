@@ -254,8 +254,8 @@ _SAME = (
 #: In no order of the engine's.
 _RUNTIMES = re.compile(r"Runtimes: .*")
 
-#: BuildKit's numbers of steps, and how long they took.
-_BUILDKIT = re.compile(r"(?m)^#\d+ (CACHED|DONE.*)?|( \d+(\.\d+)?(k?B|s))*( done)?$")
+#: Of BuildKit's report only steps and errors are compared: how often it tells of progress depends on the time.
+_BUILDKIT = re.compile(r"(?m)^(?:#\d+ (?=\[)|.*(?:ERROR|error|failed)).*\n?")
 
 #: The engine refuses a prune, or to count what is used, while another one does it.
 _ALONE = threading.Lock()
@@ -363,7 +363,7 @@ class Runs:
             with _ALONE if re.search(" prune |system df", step.command) else nullcontext():
                 status, output, errors = self.output(step)
             if step.buildkit:
-                errors = _BUILDKIT.sub("", errors)
+                errors = "".join(re.sub(r"^#\d+ ", "", line) for line in _BUILDKIT.findall(errors))
             output, errors = (same(text, self.name, self.directory) for text in (output, errors))
             if step.buildkit or step.command.startswith(UNORDERED):
                 output, errors = ("\n".join(sorted(set(text.splitlines()))) for text in (output, errors))
