@@ -579,6 +579,9 @@ class _MemoryWire:
 
     resume = end = pause
 
+    def divert(self, most: int) -> None:
+        """There is no kernel in memory."""
+
     def close(self, linger: bool = False) -> None:
         self.receiver = NOBODY
 

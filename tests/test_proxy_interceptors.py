@@ -255,8 +255,7 @@ class ChangeTests(SynchronousTestCase):
         wires.client.sends(head + chunks)
         self.assertEqual(
             wires.engine.received,
-            b"POST /containers/create HTTP/1.1\r\nHost: x\r\n"
-            b'Content-Length: 7\r\nContent-Type: application/json\r\n\r\n{"a":2}',
+            b'POST /containers/create HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\n\r\n{"a":2}',
         )
 
     def test_empty_body(self) -> None:
@@ -264,7 +263,9 @@ class ChangeTests(SynchronousTestCase):
         recording = Recording(does={"request_json": lambda _, document: document.with_value(("Labels", "a"), "b")})
         wires = Wires(Named("one", recording))
         wires.client.sends(b"POST /volumes/create HTTP/1.1\r\nHost: x\r\n\r\n")
-        self.assertTrue(wires.engine.received.endswith(b'\r\n\r\n{"Labels":{"a":"b"}}'))
+        self.assertTrue(
+            wires.engine.received.endswith(b'\r\nContent-Type: application/json\r\n\r\n{"Labels":{"a":"b"}}')
+        )
 
     def test_expect(self) -> None:
         """A client that waits for a 100 gets ours, once; the engine is not asked for another."""

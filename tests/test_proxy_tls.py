@@ -173,6 +173,27 @@ class StreamTests(TLSTestCase):
         self.assertEqual(len(self.served.received), 200_000)
         self.assertEqual(self.server.queued, 0)
 
+    def test_end_while_paused(self) -> None:
+        """Ending our side loses nothing of what came and waits to be read."""
+        served = self.served
+        original = served.data
+
+        def one_piece(data: Any) -> None:
+            original(data)
+            self.server.pause()
+
+        self.patch(served, "data", one_piece)
+        for letter in b"abcdef":
+            self.client.write(bytes([letter]) * 16000)
+        self.client.end()
+        self.settle()
+        self.server.end()
+        self.patch(served, "data", original)
+        self.server.resume()
+        self.settle(40)
+        self.assertEqual(len(served.received), 96000)
+        self.assertEqual(served.seen[-1], "ended")
+
     def test_bare_end(self) -> None:
         """A connection that ends without a close_notify is lost: who could have cut it?"""
         self.client._socket.shutdown(socket.SHUT_WR)  # type: ignore[union-attr]

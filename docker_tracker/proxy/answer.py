@@ -280,7 +280,7 @@ class EngineSide:
         size = self._body.feed(data, self._payload)
         self._held.append(data[:size])
         limit = self._conversation.entrance.limits.json_bytes
-        if sum(map(len, self._payload)) > limit:
+        if sum(map(len, self._payload)) > limit or sum(map(len, self._held)) > 2 * limit:
             raise EngineProtocolError(f"the engine's answer is longer than the {limit} bytes that may be held")
         if self._body.done:
             if size < len(data):

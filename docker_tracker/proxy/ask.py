@@ -40,9 +40,16 @@ def _failed(named: Named, exchange: Exchange, error: Exception) -> RefusedError 
 
 
 async def ask(
-    named: Named, hook: Callable[[], Coroutine[Any, Any, T]], exchange: Exchange, clock: IReactorTime, seconds: float
+    named: Named,
+    hook: Callable[[], Coroutine[Any, Any, T]],
+    exchange: Exchange,
+    clock: IReactorTime,
+    seconds: float,
+    is_over: Callable[[], bool],
 ) -> T | None:
     """Return what a deciding hook returns, or None if it failed and only watches.
+
+    :param is_over: Whether the exchange is, so that the hook was cancelled and did not fail.
 
     :raises RefusedError: it failed, or was late, and guards.
     :raises CancelledError: the exchange ended meanwhile.
@@ -52,9 +59,9 @@ async def ask(
         if not deferred.called:
             deferred.addTimeout(seconds, clock)
         return await deferred
-    except CancelledError:
-        raise
     except Exception as error:  # the border to others' code: any failure of theirs is handled by one rule
+        if isinstance(error, CancelledError) and is_over():
+            raise
         refusal = _failed(named, exchange, error)
         if refusal is not None:
             raise refusal from error

@@ -16,7 +16,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -107,6 +107,7 @@ class Conversation:
         self._head: RequestHead | None = None
         self._held: list[bytes] = []
         self._payload: list[bytes] = []
+        self._held_size = 0
         self._whole: Deferred[None] | None = None
         self._decision: Deferred[None] | None = None
         self._advancing = False
@@ -275,7 +276,10 @@ class Conversation:
             return
         self._answer.expect(self._head.method)
         engine.write(head + body if body else head)
-        if self._phase == _Phase.BODY and engine.queued:
+        if self._phase == _Phase.BODY and self._client.input_ended:
+            engine.end()  # what is missing does not come any more
+            self._client.watch_hangup(self.abort)
+        elif self._phase == _Phase.BODY and engine.queued:
             self._client.pause()
         else:
             self._client.resume()
@@ -349,10 +353,11 @@ class Conversation:
                     exchange.edits.append(Edit(named.name, given.changes[len(document.changes) :]))
                     document = given
             body = b"".join(self._held)
-            changed = changed.without_field("Expect") if changed.get("Expect") else changed
+            if changed.has_token("Expect", "100-continue"):
+                changed = changed.without_field("Expect")
             if document.changed:
+                changed = _with_length(changed, len(document.encode()), was_empty=not body)
                 body = document.encode()
-                changed = _with_length(changed, len(body))
         self._held, self._payload = [], []
         exchange.sent = changed
         self._decision = None
@@ -361,16 +366,17 @@ class Conversation:
 
     def _ask(self, named: Any, hook: Callable[[], Coroutine[Any, Any, Any]]) -> Coroutine[Any, Any, Any]:
         assert self.exchange is not None
-        return ask(named, hook, self.exchange, self._hub.reactor, self.entrance.limits.interceptor_seconds)
+        seconds = self.entrance.limits.interceptor_seconds
+        return ask(named, hook, self.exchange, self._hub.reactor, seconds, lambda: self._phase == _Phase.OVER)
 
     async def _whole_document(self) -> Document:
         """Return the request's body as JSON, once all of it is here."""
         assert self._head is not None
         self._phase = _Phase.HOLD
-        self._held, self._payload = [], []
+        self._held, self._payload, self._held_size = [], [], 0
         self._collect()
         if not self._body.done:
-            if self._head.has_token("Expect", "100-continue"):
+            if self._head.minor and self._head.has_token("Expect", "100-continue"):
                 self.to_client(b"HTTP/1.1 100 Continue\r\n\r\n")
             if self._client.input_ended:
                 raise BadBodyError("the body ended before it was whole")
@@ -386,8 +392,10 @@ class Conversation:
         self._held.append(bytes(self._inbox[:size]))
         del self._inbox[:size]
         self._count(size)
+        self._held_size += size
         limit = self.entrance.limits.json_bytes
-        if sum(map(len, self._payload)) > limit:
+        # Twice, as a body in small chunks is longer than what it carries.
+        if sum(map(len, self._payload)) > limit or self._held_size > 2 * limit:
             raise BadDocumentError(f"the JSON body is longer than the {limit} bytes that are read", 413)
         if self._body.done and self._whole is not None:
             whole, self._whole = self._whole, None
@@ -402,8 +410,9 @@ class Conversation:
     def _undecided(self, failure: Failure) -> None:
         self._decision = None
         error = failure.value
-        if isinstance(error, CancelledError):
-            return  # the client left; nothing was forwarded
+        if self._phase == _Phase.OVER:
+            self._finish(Outcome.CLIENT_GONE)  # the client left: there is nobody to answer
+            return
         if not isinstance(error, RefusedError):
             log.failure("a request could not be decided on", failure)
             error = RefusedError("docker-tracker failed; the daemon's log says why", 500)
@@ -483,10 +492,7 @@ class Conversation:
             return None
 
         def tap(from_client: bool, data: bytes) -> None:
-            try:
-                tell(steps.stream_data, "stream_data", exchange, from_client, data)
-            except RefusedError:  # a guard that cannot see the stream ends it; it is logged already
-                self._hub.reactor.callLater(0, self.abort)
+            tell(steps.stream_data, "stream_data", exchange, from_client, data)
 
         return tap
 
@@ -503,7 +509,11 @@ class Conversation:
             # A head that names no operation: those that see everything see its refusal.
             self.steps = self.entrance.plan.steps(UNKNOWN)
             if self.steps is not None:
-                self._begin(self._head or _UNREADABLE, self.steps)
+                try:
+                    self._begin(self._head or _UNREADABLE, self.steps)
+                except RefusedError as other:  # a guard has more against it
+                    error = other
+                    answer = Answer.error(error.status, error.message)
         if self.exchange is not None and self.exchange.answer is None:
             self.exchange.answer = answer
             self.exchange.answered_by = error.by or "proxy"
@@ -547,8 +557,6 @@ class Conversation:
     def engine_failed(self, error: EngineError) -> None:
         """The engine is not there, broke off, or broke HTTP: say so if the client got nothing yet."""
         log.warn("{error}", error=error)
-        if self._decision is not None:
-            self._decision.cancel()
         if self.exchange is not None:
             self.exchange.answered_by = "proxy"
         waiting = self._phase in (_Phase.BODY, _Phase.WAIT) and (self._answer.silent or self._engine is None)
@@ -573,6 +581,8 @@ class Conversation:
             return
         self._client.resume()
         self._advance()
+        if self._client.input_ended and self._phase == _Phase.HEAD and not self._advancing:
+            self._close()  # what is left is no whole request, and will not become one
 
     def _finish(self, outcome: Outcome) -> None:
         exchange, steps = self.exchange, self.steps
@@ -588,8 +598,13 @@ class Conversation:
         """End both connections once all is flushed."""
         self._end(outcome)
         self._client.close(linger=not self._client.input_ended)
+        self._close_engine()
+
+    def _close_engine(self) -> None:
+        """Let what the client sent in full still reach the engine, if it takes it within a while."""
         if self._engine is not None:
             self._engine.close()
+            self._engine.set_timer(self.entrance.limits.linger_seconds, self._engine.abort)
 
     def abort(self, outcome: Outcome = Outcome.CLIENT_GONE) -> None:
         """End both connections now; what the client sent in full still reaches the engine."""
@@ -597,8 +612,7 @@ class Conversation:
             self._splice.finish()
         self._end(outcome)
         self._client.abort()
-        if self._engine is not None:
-            self._engine.close()
+        self._close_engine()
 
     def _end(self, outcome: Outcome) -> None:
         self._phase = _Phase.OVER
@@ -630,9 +644,10 @@ def _head_of(answer: Answer, last: bool) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
-def _with_length(head: RequestHead, length: int) -> RequestHead:
+def _with_length(head: RequestHead, length: int, was_empty: bool) -> RequestHead:
     head = head.without_field("Transfer-Encoding").with_field("Content-Length", str(length))
-    return head if head.get("Content-Type") else head.with_field("Content-Type", "application/json")
+    # A body that was sent without a type is the engine's to refuse; one that we made has ours.
+    return head.with_field("Content-Type", "application/json") if was_empty else head
 
 
 def _head_changes(old: RequestHead, new: RequestHead) -> tuple[Change, ...]:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
 
 from docker_tracker.proxy.hangup import HangupWatch
 from docker_tracker.proxy.pipe import Pipes
-from docker_tracker.proxy.wire import IReactor, Wire
+from docker_tracker.proxy.wire import IReactor, SocketWire, Wire
 
 if TYPE_CHECKING:
     from docker_tracker.proxy.conversation import Conversation
+
+#: How often wires that are paused are looked after, in seconds.
+_SWEEP = 2.0
 
 
 class Hub:
@@ -26,6 +30,8 @@ class Hub:
         self.pipes = Pipes()
         self.wires: set[Wire] = set()
         self.conversations: set[Conversation] = set()
+        self._paused: set[SocketWire] = set()
+        self._sweep: IDelayedCall | None = None
         self._last_exchange = 0
         self._idle: Deferred[None] | None = None
 
@@ -39,6 +45,23 @@ class Hub:
         if self._idle is not None and not self.wires:
             idle, self._idle = self._idle, None
             idle.callback(None)
+
+    def wire_paused(self, wire: SocketWire) -> None:
+        """Look after it: a wire that does not read does not notice that its other end has left."""
+        self._paused.add(wire)
+        if self._sweep is None:
+            self._sweep = self.reactor.callLater(_SWEEP, self._look_after_paused)
+
+    def wire_resumed(self, wire: SocketWire) -> None:
+        """It looks after itself again."""
+        self._paused.discard(wire)
+
+    def _look_after_paused(self) -> None:
+        self._sweep = None
+        for wire in list(self._paused):
+            wire.read_out()
+        if self._paused:
+            self._sweep = self.reactor.callLater(_SWEEP, self._look_after_paused)
 
     def next_exchange(self) -> int:
         """Return a number that no other exchange of this process has."""
@@ -55,6 +78,9 @@ class Hub:
             await self._idle
             if deadline.active():
                 deadline.cancel()
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
         self.hangups.close()
         self.pipes.close()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from docker_tracker.errors import RefusedError
 from docker_tracker.http1.scanner import Body, LengthBody
 from docker_tracker.proxy.pipe import SIZE, WORTH, Pipe
 from docker_tracker.proxy.wire import Bytes, Wire
@@ -37,7 +38,11 @@ class _Direction:
         """Pass it on; stop reading while the other wire has some of it queued."""
         self.bytes += len(data)
         if self._splice.tap is not None:
-            self._splice.tap(self.from_client, bytes(data))
+            try:
+                self._splice.tap(self.from_client, bytes(data))
+            except RefusedError:  # a guard that cannot see the stream ends it; it is logged already
+                self._splice.finish()
+                return
         self.peer.write(data)
         if self.peer.queued:
             self.wire.pause()
@@ -74,8 +79,9 @@ class _Direction:
 class Splice:
     """Joins a client's wire and an engine's until both are done.
 
-    :param grace: How long a client may stay after the engine ended its output, in seconds.
-    :param tap: Told of the bytes each way; None: nobody listens.
+    :param grace: How long a client may stay after the engine ended its output, and the engine may take what a client left
+        for it, in seconds.
+    :param tap: Told of the bytes each way; None: nobody listens. What it refuses (`RefusedError`) is not passed on.
     :param on_finished: Called once, with the bytes from the client and to it.
     """
 
@@ -97,6 +103,8 @@ class Splice:
         """Take over both wires; ``from_client`` is what the client sent behind its request."""
         client, engine = self._client.wire, self._engine.wire
         client.receiver, engine.receiver = self._client, self._engine
+        client.divert(0)
+        engine.divert(0)
         if from_client:
             self._client.data(from_client)
         if not engine.queued:
@@ -133,4 +141,5 @@ class Splice:
             self._finished = True
             self._client.wire.close(linger=not self._client.wire.input_ended)
             self._engine.wire.close()
+            self._engine.wire.set_timer(self._grace, self._engine.wire.abort)
             self._on_finished(self._client.bytes, self._engine.bytes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ class TLSWire(SocketWire):
     :param on_secured: Called once with the peer's certificate, as `ssl.SSLObject.getpeercert` gives it.
     """
 
-    __slots__ = ("_early", "_incoming", "_on_secured", "_outgoing", "_secured", "_tls")
+    __slots__ = ("_decrypted", "_early", "_incoming", "_on_secured", "_outgoing", "_secured", "_tls")
 
     def __init__(
         self,
@@ -85,6 +86,7 @@ class TLSWire(SocketWire):
         self._on_secured = on_secured
         self._secured = False
         self._early: list[bytes] = []
+        self._decrypted: deque[bytes] = deque()
         super().__init__(board, sock, connecting)
         self.splices = False  # what crosses the socket is not what we pass on
         if not connecting:
@@ -134,7 +136,12 @@ class TLSWire(SocketWire):
         """See `Wire.resume`; bytes that were decrypted already come in the reactor's next turn."""
         was_reading = self._reading
         super().resume()
-        if self._reading and not was_reading and self._secured and (self._tls.pending() or self._incoming.pending):
+        if (
+            self._reading
+            and not was_reading
+            and self._secured
+            and (self._decrypted or self._tls.pending() or self._incoming.pending)
+        ):
             self._reactor.callLater(0, self._deliver)
 
     def hung_up(self) -> bool:
@@ -174,19 +181,26 @@ class TLSWire(SocketWire):
     def _deliver(self) -> None:
         while self._reading and self._socket is not None:
             try:
-                data = self._tls.read(_READ)
-            except ssl.SSLWantReadError:
-                self._send_encrypted()  # a key update may want an answer
-                return
-            except ssl.SSLZeroReturnError:
-                data = b""
+                data = self._decrypted.popleft() if self._decrypted else self._decrypt()
             except ssl.SSLError as error:
                 self.fail(error)
+                return
+            if data is None:
+                self._send_encrypted()  # a key update may want an answer
                 return
             if not data:
                 self._input_end()
                 return
             self.receiver.data(data)
+
+    def _decrypt(self) -> bytes | None:
+        """Return what came next: b"" for the end, None for nothing yet."""
+        try:
+            return self._tls.read(_READ)
+        except ssl.SSLWantReadError:
+            return None
+        except ssl.SSLZeroReturnError:
+            return b""
 
     def _send_encrypted(self) -> None:
         if self._outgoing.pending:
@@ -196,6 +210,12 @@ class TLSWire(SocketWire):
 
     def _say_end(self) -> None:
         """Send our close_notify; the connection stays open for what the peer still sends."""
+        with contextlib.suppress(ssl.SSLError):  # whatever is wrong with what came, its delivery will tell
+            # OpenSSL would take what waits for the peer's close_notify, and drop it.
+            while data := self._decrypt():
+                self._decrypted.append(data)
+            if data is not None:
+                self._decrypted.append(data)
         with contextlib.suppress(ssl.SSLError):  # "want read": the peer's close_notify need not be here yet
             self._tls.unwrap()
         self._send_encrypted()

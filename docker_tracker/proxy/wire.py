@@ -49,6 +49,12 @@ class Board(Protocol):
     def wire_closed(self, wire: Wire) -> None:
         """A descriptor was closed."""
 
+    def wire_paused(self, wire: SocketWire) -> None:
+        """It does not read for now, so that nobody would notice if its other end left."""
+
+    def wire_resumed(self, wire: SocketWire) -> None:
+        """It reads again."""
+
 
 class Receiver(Protocol):
     """Whoever a wire tells what happened at its other end."""
@@ -84,7 +90,10 @@ class Wire(Protocol):
     splices: bool
 
     def write(self, data: Bytes) -> None:
-        """Send, or queue what cannot be sent now; the caller stops its source while `queued` is not 0."""
+        """Send, or queue what cannot be sent now; the caller stops its source while `queued` is not 0.
+
+        What is written to a wire that is ended or closed goes nowhere.
+        """
 
     def divert(self, most: int) -> None:
         """Let up to so many bytes come through pipes, to `Receiver.piped`; 0: none any more."""
@@ -154,6 +163,7 @@ class SocketWire:
         "_diverted",
         "_end_said",
         "_ending",
+        "_last_read",
         "_linger",
         "_queue",
         "_reactor",
@@ -188,6 +198,7 @@ class SocketWire:
         self._end_said = False
         self._closing = False
         self._linger = False
+        self._last_read = False
         self._write_broken = False
         self._timer: IDelayedCall | None = None
         self.connecting = connecting
@@ -279,7 +290,8 @@ class SocketWire:
     def set_timer(self, delay: float, callback: Callable[[], object]) -> None:
         """Have a callback called after ``delay`` seconds, unless the wire is connected, closed or set again before."""
         self._stop_timer()
-        self._timer = self._reactor.callLater(delay, self._timer_over, callback)
+        if self._socket is not None:
+            self._timer = self._reactor.callLater(delay, self._timer_over, callback)
 
     def connected(self) -> None:
         """The connection is made: read, and send what was queued."""
@@ -330,11 +342,19 @@ class SocketWire:
 
     def pause(self) -> None:
         """See `Wire.pause`."""
-        if self._reading and not self._closing:
+        if self._reading and not self._closing and not self._last_read:
             self._set_reading(False)
+            self._board.wire_paused(self)
+
+    def read_out(self) -> None:
+        """Read what is left, paused or not, if the other end is gone for good: it is what sockets hold at most."""
+        if self.hung_up() and self._socket is not None:
+            self._last_read = True
+            self.resume()
 
     def resume(self) -> None:
         """See `Wire.resume`."""
+        self._board.wire_resumed(self)
         if not self._reading and not self.input_ended and not self.connecting and self._socket is not None:
             self._set_reading(True)
 
@@ -350,6 +370,7 @@ class SocketWire:
         if self._closing or self._socket is None:
             return
         self._closing = True
+        self._diverted = 0
         self.receiver = NOBODY
         self._linger = linger
         if linger:
@@ -366,7 +387,7 @@ class SocketWire:
         if sock is None:
             return
         self.receiver = NOBODY
-        self._closing = True
+        self._closing = self._ending = True
         self._set_reading(False)
         self._set_writing(False)
         self._drop_queue()
@@ -374,6 +395,7 @@ class SocketWire:
         self._board.hangups.unwatch(sock.fileno())
         self._socket = None
         sock.close()
+        self._board.wire_resumed(self)
         self._board.wire_closed(self)
 
     def hung_up(self) -> bool:

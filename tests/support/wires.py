@@ -216,8 +216,7 @@ class MemoryHub:
     def wire_opened(self, wire: Wire) -> None:
         """Not used: memory wires are not registered."""
 
-    def wire_closed(self, wire: Wire) -> None:
-        """Not used."""
+    wire_closed = wire_paused = wire_resumed = wire_opened
 
 
 class MemoryDialler:
