@@ -79,7 +79,7 @@ class _Direction:
 class Splice:
     """Joins a client's wire and an engine's until both are done.
 
-    :param grace: How long a client may stay after the engine ended its output, and the engine may take what a client left
+    :param grace: How long a client may stay after the engine ended its output, and an engine may take what one left
         for it, in seconds.
     :param tap: Told of the bytes each way; None: nobody listens. What it refuses (`RefusedError`) is not passed on.
     :param on_finished: Called once, with the bytes from the client and to it.
