@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -74,10 +75,8 @@ HOSTILE: Final[dict[str, tuple[Callable[[str], object], str]]] = {
 def read(name: str) -> None:
     """Give one of them to its reader; it may refuse it."""
     reader, text = HOSTILE[name]
-    try:
+    with contextlib.suppress(TrackerError):
         reader(text)
-    except TrackerError:
-        pass
 
 
 class HostileTests(SynchronousTestCase):

@@ -35,6 +35,35 @@ class RequestTests(SynchronousTestCase):
             request = read_request(b"POST /x HTTP/1.1\r\ncontent-TYPE: " + value + b"\r\n\r\n")
             self.assertEqual(request.is_form, is_form, value)
 
+    def test_other_media_types(self) -> None:
+        """What is in ASCII and no form passes; so do none and half a type."""
+        for value in (b"", b" ", b"json", b"text/plain;x=\xff", b"application/vnd.a+json ; x", b"multipart/mixed;b=c"):
+            self.assertFalse(read_request(b"POST /x HTTP/1.1\r\nContent-Type:" + value + b"\r\n\r\n").is_form, value)
+
+    def test_media_types_that_two_readers_read_differently(self) -> None:
+        """Go trims and lowers Unicode, so these are forms to the engine: refused, as all is that is no media type."""
+        form = "application/x-www-form-urlencoded"
+        for text in (
+            f"\u00a0{form}",
+            f"{form}\u00a0;charset=utf-8",
+            f"\u0085{form}",
+            f"{form}\u2003; a=b",
+            f"\u3000{form}",
+            "appl\u0130cation/x-www-form-urlencoded",
+            "appl\u0131cation/x-www-form-urlencoded",
+            "multipart/form-dat\u212b",
+            "application/x-www-form-urlencoded, application/json",
+            "application/ x-www-form-urlencoded",
+            "application/json x",
+            "a/b/c",
+            "/x",
+        ):
+            for first in (b"", b"application/json\r\nContent-Type: "):
+                raw = b"POST /x HTTP/1.1\r\nContent-Type: " + first + text.encode() + b"\r\n\r\n"
+                error = self.assertRaises(BadHeadError, read_request, raw)
+                self.assertIn("the Content-Type is not", error.message)
+                self.assertNotIn("form", error.message)  # nothing of the value
+
     def test_refused(self) -> None:
         """Refusals are made each time."""
         for _ in range(2):

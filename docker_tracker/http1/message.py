@@ -6,10 +6,12 @@ head is a pure function of its bytes, so short ones are remembered. Those that b
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 import attrs
 
+from docker_tracker.errors import BadHeadError
 from docker_tracker.http1.framing import BodyKind, Framing, request_framing, response_framing
 from docker_tracker.http1.head import RequestHead, ResponseHead
 
@@ -42,13 +44,18 @@ class Response:
     closes: bool
 
 
+# Go trims and lowers a media type as Unicode (mime.ParseMediaType): with a no-break space before it, or a dotted
+# capital I in it, it would still be a form's to the engine. What has no slash, or is empty, is none in any case.
+_MEDIA_TYPE = re.compile(r"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:/[!#$%&'*+\-.^_`|~0-9A-Za-z]+)?)?")
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
 def _read_request(raw: bytes) -> Request:
     head = RequestHead.parse(raw)
-    types = [value.partition(";")[0].strip().lower() for value in head.get_all("Content-Type")]
-    return Request(head, request_framing(head), any(name in _FORMS for name in types))
+    types = [value.partition(";")[0].strip(" \t") for value in head.get_all("Content-Type")]
+    if not all(map(_MEDIA_TYPE.fullmatch, types)):
+        raise BadHeadError("the Content-Type is not a type and a subtype in ASCII; write application/json, say")
+    return Request(head, request_framing(head), any(name.lower() in _FORMS for name in types))
 
 
 def _read_response(raw: bytes, method: str) -> Response:
@@ -69,7 +76,7 @@ _remembered_response = lru_cache(_REMEMBERED)(_read_response)
 def read_request(raw: bytes) -> Request:
     """Read a request's head, blank line included.
 
-    :raises BadHeadError: it is not HTTP/1.1, or its framing is ambiguous.
+    :raises BadHeadError: it is not HTTP/1.1, or its framing or its media type is ambiguous.
     """
     folded = raw.lower()
     if len(raw) > _SHORT or b"auth" in folded or b"\nx-registry-" in folded:
