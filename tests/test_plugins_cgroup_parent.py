@@ -85,12 +85,14 @@ class CgroupParentTests(SynchronousTestCase):
         return target if head is None else str(head.target)
 
     def test_interceptor(self) -> None:
-        """It is a guard of creates and builds, and of nothing else."""
+        """It is a guard of creates, starts and builds, and of nothing else."""
         interceptor = self.interceptor()
         self.assertTrue(verifyObject(IInterceptor, interceptor))
         self.assertTrue(interceptor.fail_closed)
         wanted = {row.name: interceptor.wants(row) for row in OPERATIONS if interceptor.wants(row)}
-        self.assertEqual(wanted, {"container_create": Stage.REQUEST_JSON, "image_build": Stage.REQUEST_HEAD})
+        body = Stage.REQUEST_JSON
+        expected = {"container_create": body, "container_start": body, "image_build": Stage.REQUEST_HEAD}
+        self.assertEqual(wanted, expected)
 
     def test_create(self) -> None:
         """The parent is overwritten where the engine reads it; all else keeps its meaning."""
@@ -105,6 +107,20 @@ class CgroupParentTests(SynchronousTestCase):
                 error = self.refused(self.interceptor(), body)
                 self.assertIsInstance(error, BadDocumentError)
                 self.assertIn(problem, error.message)
+
+    def test_start(self) -> None:
+        """A start's body, in which old engines take another cgroup parent, is refused unless nothing is in it."""
+        interceptor = self.interceptor()
+        for body in ("", " ", "null", "{ }"):
+            one = exchange("POST", "/v1.23/containers/a/start")
+            coroutine = interceptor.request_json(one, Document.parse(body.encode()))
+            self.assertIsNone(self.successResultOf(Deferred.fromCoroutine(coroutine)), body)
+        for body in ('{"CgroupParent":"/x"}', '{"a":null}', "[]", "0", '""', "false"):
+            one = exchange("POST", "/v1.23/containers/a/start")
+            coroutine = interceptor.request_json(one, Document.parse(body.encode()))
+            failure = self.failureResultOf(Deferred.fromCoroutine(coroutine), BadDocumentError)
+            self.assertIn("give the HostConfig at create", failure.getErrorMessage())
+        self.assertEqual(self.engine.asked, [])
 
     def test_build(self) -> None:
         """A build's parameter is set once, whatever the client said, and the rest stays."""

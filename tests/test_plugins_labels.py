@@ -162,6 +162,26 @@ class BodyTests(_Case):
             body = self.body(built(), target, spec)
             self.assertEqual(body["TaskTemplate"]["ContainerSpec"], {"Mounts": expected, "Labels": ALL})
 
+    def test_mounts_at_the_top(self) -> None:
+        """Old engines read Mounts at the top of the body, too: volumes there are labelled, and forged labels taken."""
+        for name in ("Mounts", "mounts"):
+            mount = {"Type": "volume", "Source": "v", "VolumeOptions": {"Labels": {"a": "1", **FORGED}}}
+            body = self.body(built(), "/containers/create", {name: [mount]})
+            labelled = {**mount, "VolumeOptions": {"Labels": {"a": "1", **ALL}}}
+            self.assertEqual(body, {"Mounts": [labelled], "Labels": ALL})
+
+    def test_start(self) -> None:
+        """A start's body, in which old engines take a HostConfig with volumes, is refused unless nothing is in it."""
+        start = "/v1.23/containers/a/start"
+        empty: list[Any] = [MISSING, None, {}]
+        for body in empty:
+            self.assertEqual(self.body(built(), start, body), {} if body == {} else None)
+        wrong: list[Any] = [{"Binds": ["v:/v"]}, {"a": None}, [], 0, "", False]
+        for body in wrong:
+            error = self.refused(built(), start, body)
+            self.assertIsInstance(error, BadDocumentError)
+            self.assertEqual((error.status, "give the HostConfig at create" in error.message), (400, True))
+
     def test_odd_mounts(self) -> None:
         """What is no array of mounts, or has no volume in it, stays as it is."""
         odd: list[Any] = [{}, "x", None, [], [{"Type": "tmpfs"}]]
@@ -363,13 +383,14 @@ class QuotingTests(SynchronousTestCase):
 
 class MakeTests(_Case):
     def test_interceptor(self) -> None:
-        """It is a guard, and asks only for operations that take labels."""
+        """It is a guard, and asks only for operations that take labels, and for a container's start."""
         interceptor = built()
         self.assertTrue(verifyObject(IInterceptor, interceptor))
         self.assertTrue(interceptor.fail_closed)
         both = Stage.REQUEST_HEAD | Stage.REQUEST_JSON
         wanted = {row.name: interceptor.wants(row) for row in OPERATIONS if interceptor.wants(row)}
-        self.assertEqual(set(wanted), {row.name for row in OPERATIONS if row.labels})
+        self.assertEqual(set(wanted), {"container_start", *(row.name for row in OPERATIONS if row.labels)})
+        self.assertEqual(wanted["container_start"], Stage.REQUEST_JSON)
         self.assertEqual(
             (wanted["image_build"], wanted["container_create"], wanted["container_commit"]),
             (Stage.REQUEST_HEAD, Stage.REQUEST_JSON, both),

@@ -74,7 +74,7 @@ _CONTAINERS: Final = _rows(
     ("container_pause", "POST", "/containers/{name:.*}/pause", _CHANGE),
     ("container_unpause", "POST", "/containers/{name:.*}/unpause", _CHANGE),
     ("container_restart", "POST", "/containers/{name:.*}/restart", _CHANGE),
-    ("container_start", "POST", "/containers/{name:.*}/start", _CHANGE),
+    ("container_start", "POST", "/containers/{name:.*}/start", {**_CHANGE, **_JSON_REQUEST}),  # see start.py
     ("container_stop", "POST", "/containers/{name:.*}/stop", _CHANGE),
     ("container_wait", "POST", "/containers/{name:.*}/wait", _STREAM_ANSWER),
     ("container_resize", "POST", "/containers/{name:.*}/resize", _CHANGE),

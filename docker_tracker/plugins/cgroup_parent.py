@@ -14,6 +14,7 @@ import attrs
 from docker_tracker.engine import query
 from docker_tracker.engine.document import Document
 from docker_tracker.engine.operation import Operation
+from docker_tracker.engine.start import check_start
 from docker_tracker.errors import BadDocumentError, ConfigurationError, RefusedError
 from docker_tracker.exchange import Exchange, Stage
 from docker_tracker.http1.head import RequestHead
@@ -21,7 +22,12 @@ from docker_tracker.interceptor import Interceptor, NoSettings, Plugin
 from docker_tracker.interfaces import IDaemon, IEngine, IJob
 from docker_tracker.own_container import OwnContainer
 
-_STAGES: Final = {"container_create": Stage.REQUEST_JSON, "image_build": Stage.REQUEST_HEAD}
+_START: Final = "container_start"
+_STAGES: Final = {
+    "container_create": Stage.REQUEST_JSON,
+    _START: Stage.REQUEST_JSON,
+    "image_build": Stage.REQUEST_HEAD,
+}
 
 # The fields of HostConfig that engines up to 20.10 also read at the top of the body, if there is no HostConfig
 # (runconfig/config_unix.go: ContainerConfigWrapper). Those that they read there in any case are not among them
@@ -110,11 +116,14 @@ class CgroupParent(Interceptor):
     fail_closed = True
 
     def wants(self, operation: Operation) -> Stage:
-        """Ask for the body of a create and the head of a build."""
+        """Ask for the body of a create or a start, and the head of a build."""
         return _STAGES.get(operation.name, Stage.NOTHING)
 
     async def request_json(self, exchange: Exchange, document: Document) -> Document | None:
-        """Set it in the container's HostConfig."""
+        """Set it in the container's HostConfig, and let nobody give another one at the start."""
+        if exchange.call.operation.name == _START:
+            check_start(document)
+            return None
         check_top_level(document)
         parent = await self.parent.get()
         if document.get("HostConfig", "CgroupParent") == parent:

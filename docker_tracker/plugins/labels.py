@@ -16,6 +16,7 @@ import attrs
 from docker_tracker.engine import query
 from docker_tracker.engine.document import Change, Document, Path, parse_map
 from docker_tracker.engine.operation import LabelPlace, LabelSlot, Operation
+from docker_tracker.engine.start import check_start
 from docker_tracker.errors import BadDocumentError, BadTargetError
 from docker_tracker.exchange import Exchange, Stage
 from docker_tracker.http1.head import RequestHead
@@ -26,11 +27,14 @@ from docker_tracker.label_templates import Template, check_listeners, parse_labe
 NAME_SPACE: Final = "docker-tracker."
 RETAIN: Final = "docker-tracker.retain"  # a client's wish to keep a thing: the one name of ours that it may set
 
-_MOUNTS: Final[dict[str, Path]] = {
-    "container_create": ("HostConfig", "Mounts"),
-    "service_create": ("TaskTemplate", "ContainerSpec", "Mounts"),
-    "service_update": ("TaskTemplate", "ContainerSpec", "Mounts"),
+_OF_SERVICES: Final[tuple[Path, ...]] = (("TaskTemplate", "ContainerSpec", "Mounts"),)
+_MOUNTS: Final[dict[str, tuple[Path, ...]]] = {
+    # Engines up to 20.10 read them at the top, too, if there is no HostConfig (runconfig/config_unix.go).
+    "container_create": (("HostConfig", "Mounts"), ("Mounts",)),
+    "service_create": _OF_SERVICES,
+    "service_update": _OF_SERVICES,
 }
+_START: Final = "container_start"  # could bring a HostConfig along, and volumes in it
 _VOLUME_SLOT: Final = LabelSlot(LabelPlace.BODY, ("VolumeOptions", "Labels"))
 # An image made of a container inherits the container's labels (daemon/commit.go: merge), and whatever is made of the
 # image inherits them in turn. None of that is this job's container: what selects it must not find the image.
@@ -117,8 +121,8 @@ class Labels(Interceptor):
     fail_closed = True
 
     def wants(self, operation: Operation) -> Stage:
-        """Ask for the body or the head, where the catalogue says that labels stand there."""
-        stages = Stage.NOTHING
+        """Ask for the body or the head, where the catalogue says that labels stand there, and a start's body."""
+        stages = Stage.REQUEST_JSON if operation.name == _START else Stage.NOTHING
         for slot in operation.labels:
             stages |= Stage.REQUEST_JSON if slot.place is LabelPlace.BODY else Stage.REQUEST_HEAD
         return stages
@@ -131,6 +135,9 @@ class Labels(Interceptor):
 
     async def request_json(self, exchange: Exchange, document: Document) -> Document | None:
         """Set the labels in the body, and on the volumes in ``Mounts``."""
+        if exchange.call.operation.name == _START:
+            check_start(document)
+            return None
         edited = document
         slots = exchange.call.operation.labels
         # What is in the query overrides the body, and an empty body means more than one with labels
@@ -139,8 +146,7 @@ class Labels(Interceptor):
         for slot in slots:
             if slot.place is LabelPlace.BODY:
                 edited = _labelled(edited, slot.path, {} if in_query else self._added(slot, exchange))
-        mounts = _MOUNTS.get(exchange.call.operation.name)
-        if mounts is not None:
+        for mounts in _MOUNTS.get(exchange.call.operation.name, ()):
             edited = self._volumes(edited, mounts, exchange)
         return edited if edited.changed else None
 
