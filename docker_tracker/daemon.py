@@ -184,7 +184,13 @@ class Daemon(Service):
         if "recorder" in self.settings.interceptors:
             from docker_tracker.tracking.watcher import Watcher
 
-            self._watcher = Watcher(self.engine, self.ledger, self._reactor, time.time)
+            self._watcher = Watcher(
+                self.engine,
+                self.ledger,
+                self._reactor,
+                time.time,
+                labelled="labels" in self.settings.interceptors,
+            )
             self._watcher.startService()
         self._reactor.callWhenRunning(self._take_signals)
         Factory.noisy = False  # each connection to the engine would be two lines in the log

@@ -42,10 +42,19 @@ class WatcherCase(TrackingCase):
         self.engine.answers["/volumes"] = {"Volumes": None, "Warnings": None}
         for swarm in ("service", "secret", "config"):
             self.engine.answers[LIST_PATHS[swarm]] = no_swarm()
-        self.watcher = Watcher(
-            self.engine, self.ledger, self.clock, self.clock.seconds, backoff=lambda failures: 1.0 + failures
-        )
+        self.watcher = self.watch(labelled=True)
         self.addCleanup(self.stop)
+        self.ours = {"docker-tracker.job-id": self.job_id}
+
+    def watch(self, labelled: bool) -> Watcher:
+        return Watcher(
+            self.engine,
+            self.ledger,
+            self.clock,
+            self.clock.seconds,
+            labelled=labelled,
+            backoff=lambda failures: 1.0 + failures,
+        )
 
     def start(self) -> None:
         self.watcher.startService()
@@ -400,7 +409,7 @@ class ConnectionTests(WatcherCase):
     def test_default_backoff(self) -> None:
         """Without another rule the wait grows up to half a minute, and differs from tracker to tracker."""
         engine, self.engine.name = self.engine, UNAVAILABLE
-        watcher = Watcher(engine, self.ledger, self.clock, self.clock.seconds)
+        watcher = Watcher(engine, self.ledger, self.clock, self.clock.seconds, labelled=True)
         watcher.startService()
         waits = []
         for _ in range(20):
@@ -450,7 +459,8 @@ class LostTests(WatcherCase):
                 self.successResultOf(self.ledger.removed(kind, [ID]))
 
     def test_by_name(self) -> None:
-        """Without labels, the name that was asked for and the time tell."""
+        """If jobs label nothing, the name that was asked for and the time tell."""
+        self.watcher = self.watch(labelled=False)
         for labels, created, wanted in (
             ({}, NOW, [("container", ID, "made")]),
             (None, NOW + 5, [("container", ID, "made")]),
@@ -468,8 +478,29 @@ class LostTests(WatcherCase):
             self.successResultOf(self.ledger.settle(number, State.FAILED))
             self.successResultOf(self.ledger.removed("container", [ID]))
 
+    def test_unlabelled(self) -> None:
+        """If jobs label what they make, a stranger's thing is not a job's, whatever its name; its volume is used."""
+        time = "1970-04-26T17:46:41Z"
+        self.engine.answers |= {
+            "/containers/json": [{"Id": ID, "Names": ["/x"], "Created": NOW + 1, "Labels": {}}],
+            "/networks": [{"Id": ID, "Name": "x", "Created": time}],
+            "/services": [{"ID": ID, "CreatedAt": time, "Spec": {"Name": "x"}}],
+            "/volumes": {"Volumes": [{"Name": "x", "CreatedAt": time}]},
+        }
+        for kind, wanted in (
+            ("container", []),
+            ("network", []),
+            ("service", []),
+            ("volume", [("volume", "x", "used")]),
+        ):
+            self.lose((kind, "x"), kind=kind)
+            self.start()
+            self.assertEqual(self.shown(), wanted, kind)
+            self.stop()
+
     def test_named_volumes_and_plugins(self) -> None:
-        """What was there before, or is another's, is used; the rest is made."""
+        """What was there before, or is another's, is used; the rest is made. Plugins bear no labels."""
+        self.watcher = self.watch(labelled=False)
         old, young = "1970-04-26T17:46:39Z", "1970-04-26T17:46:40Z"
         for kind, before, labels, created, wanted in (
             ("volume", (), {}, young, "made"),
@@ -492,7 +523,7 @@ class LostTests(WatcherCase):
     def test_container_with_volumes(self) -> None:
         """A container that is found brings its volumes; those of a failed create are found by name."""
         self.engine.answers |= {
-            "/containers/json": [{"Id": ID, "Names": ["/web"], "Created": NOW}],
+            "/containers/json": [{"Id": ID, "Names": ["/web"], "Created": NOW, "Labels": self.ours}],
             f"/containers/{ID}/json": {"Mounts": [{"Type": "volume", "Name": name} for name in ("old", "new", OTHER)]},
             "/volumes": {"Volumes": [{"Name": name, "CreatedAt": "1970-04-26T17:46:41Z"} for name in ("old", "new")]},
         }
@@ -571,7 +602,9 @@ class LostTests(WatcherCase):
         number = self.lose(("container", "web"))
         self.start()
         self.clock.advance(1)
-        self.engine.answers["/containers/json"] = [{"Id": ID, "Names": ["/web"], "Created": NOW + 1}]
+        self.engine.answers["/containers/json"] = [
+            {"Id": ID, "Names": ["/web"], "Created": NOW + 1, "Labels": self.ours}
+        ]
         self.clock.pump([1] * 6)
         self.assertEqual((self.shown(), self.state(number)), ([("container", ID, "made")], "done"))
 
@@ -579,7 +612,9 @@ class LostTests(WatcherCase):
         """An intent that is lost now is looked for now."""
         self.start()
         self.clock.advance(1)
-        self.engine.answers["/networks"] = [{"Id": ID, "Name": "net", "Created": "1970-04-26T17:46:41Z"}]
+        self.engine.answers["/networks"] = [
+            {"Id": ID, "Name": "net", "Created": "1970-04-26T17:46:41Z", "Labels": self.ours}
+        ]
         number = self.lose(("network", "net"), kind="network")
         self.assertEqual((self.shown(), self.state(number)), ([("network", ID, "made")], "done"))
         self.assertIn("found 1 resources of a container_create whose answer was lost", self.logged(LogLevel.info))

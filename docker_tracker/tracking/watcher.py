@@ -58,6 +58,7 @@ class Watcher(Service):
     :param ledger: What is kept true.
     :param clock: For waiting.
     :param now: Seconds since the epoch.
+    :param labelled: Whether what jobs make bears their labels: then only the label says whose a thing is.
     :param look_seconds: How often everything is looked at, events or not: an engine drops events of slow readers.
     :param grace_seconds: How long after its loss an intent that led to nothing may still lead to something.
     :param backoff: From the number of failures in a row to the seconds until the next attempt.
@@ -72,6 +73,7 @@ class Watcher(Service):
         clock: IReactorTime,
         now: Callable[[], float],
         *,
+        labelled: bool,
         look_seconds: float = 300.0,
         grace_seconds: float = 60.0,
         backoff: Callable[[int], float] | None = None,
@@ -80,6 +82,7 @@ class Watcher(Service):
         self._ledger = ledger
         self._clock = clock
         self._now = now
+        self._labelled = labelled
         self._look_seconds = look_seconds
         self._grace_seconds = grace_seconds
         self._backoff = backoff or backoffPolicy(initialDelay=0.5, maxDelay=30.0, jitter=random.random)
@@ -245,7 +248,7 @@ class Watcher(Service):
         kinds = {intent.kind, *(kind for kind, _ in intent.names)}
         for kind in [kind for kind in _LISTED if kind in kinds]:
             for seen in await lists.get(kind) or ():
-                found += _led_to(intent, kind, seen, owned)
+                found += _led_to(intent, kind, seen, owned, self._labelled)
         for container in [resource for resource in (*found, *recorded) if resource.kind == "container"]:
             inspected = await self._engine.get(inspect_path("container", container.identifier))
             for name in volumes_of(inspected):
@@ -298,7 +301,7 @@ class _Lists:
         return None if answer is None else listed(kind, answer)
 
 
-def _led_to(intent: Intent, kind: str, seen: Seen, owned: set[tuple[str, str]]) -> list[Resource]:
+def _led_to(intent: Intent, kind: str, seen: Seen, owned: set[tuple[str, str]], labelled: bool) -> list[Resource]:
     """Return what a thing on the engine is to a lost intent: nothing, or resources that it led to."""
     if kind == "image":
         return _images_led_to(intent, seen, owned)
@@ -314,9 +317,11 @@ def _led_to(intent: Intent, kind: str, seen: Seen, owned: set[tuple[str, str]]) 
     elif kind in ("volume", "plugin"):
         ours = named
         there_before = (kind, identifier) in intent.before or bool(owner) or (kind == "volume" and not young)
+        # One that a container brings along bears no label.
+        there_before |= labelled and intent.kind == kind == "volume"
         relation = Relation.USED if there_before else Relation.MADE
     else:
-        ours = named and young and not owner
+        ours = named and young and not owner and not labelled
         relation = Relation.MADE
     return [Resource(kind=kind, identifier=identifier, name=name, relation=relation)] if ours else []
 
