@@ -236,8 +236,9 @@ class SocketWire:
 
     def doWrite(self) -> None:
         """Send what is queued."""
+        if self._socket is None:
+            return  # reading ended it, in the same turn
         if self.connecting:
-            assert self._socket is not None
             failure = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if failure:
                 self.fail(OSError(failure, os.strerror(failure)))

@@ -67,5 +67,5 @@ class HandReactor(Clock):
             return
         if event & select.EPOLLIN and selectable in self._readers:
             selectable.doRead()
-        if event & select.EPOLLOUT and selectable in self._writers and selectable.fileno() >= 0:
+        if event & select.EPOLLOUT:  # also if reading has closed it
             selectable.doWrite()
