@@ -39,7 +39,23 @@ CALLS: list[tuple[str, str, str, str | None, str]] = [
     ("GET", "/v./version", "version", ".", ""),
     ("GET", "/V1.41/version", "unknown", None, ""),
     ("GET", "/v1.41", "unknown", None, ""),
-    ("GET", "/v1.41a/version", "unknown", None, ""),
+    ("GET", "/v1.41-/version", "version", "1.41-", ""),
+    # versions of Podman's
+    ("GET", "/v1.41a/version", "version", "1.41a", ""),
+    ("POST", "/v4.0.0-rc1/containers/create", "container_create", "4.0.0-rc1", ""),
+    ("POST", "/v1.40.x/containers/create", "container_create", "1.40.x", ""),
+    ("POST", "/v1.40.X%2fcontainers/create", "container_create", "1.40.X", ""),
+    ("POST", "/v.1a/containers/create", "unknown", None, ""),
+    ("POST", "/vx/containers/create", "unknown", None, ""),
+    ("POST", "/v1_/containers/create", "unknown", None, ""),
+    # Podman's own API
+    ("POST", "/v4.0.0/libpod/containers/create", "libpod", "4.0.0", ""),
+    ("POST", "/v4.0.0-rc1/libpod/pods/create", "libpod", "4.0.0-rc1", ""),
+    ("DELETE", "/libpod/containers/a", "libpod", None, ""),
+    ("GET", "/%6cibpod/info?a", "libpod", None, ""),
+    ("POST", "/libpod", "unknown", None, ""),
+    ("POST", "/Libpod/x", "unknown", None, ""),
+    ("OPTIONS", "/libpod/x", "options", None, ""),
     ("GET", "/v1.41/v1.41/version", "unknown", "1.41", ""),
     # method and case
     ("post", "/containers/create", "unknown", None, ""),
@@ -198,7 +214,7 @@ class RecogniseTests(SynchronousTestCase):
             ),
             min_size=1,
             max_size=5,
-        ).filter(lambda parts: parts[0] not in ("", "tracker") and "" not in parts[:-1]),
+        ).filter(lambda parts: parts[0] not in ("", "tracker", "libpod") and "" not in parts[:-1]),
     )
     def test_as_a_walk_through_the_table(self, method: str, parts: list[str]) -> None:
         """The quick way finds what the first match in the router's order is."""

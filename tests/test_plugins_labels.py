@@ -182,6 +182,13 @@ class BodyTests(_Case):
             self.assertIsInstance(error, BadDocumentError)
             self.assertEqual((error.status, "give the HostConfig at create" in error.message), (400, True))
 
+    def test_podmans_own_calls(self) -> None:
+        """What Podman's own API creates could not be labelled: all of it is refused."""
+        for target in ("/libpod/containers/create", "/v4.0.0-rc1/libpod/pods/create?x"):
+            error = self.refused(built(), target)
+            self.assertEqual(error.status, 403)
+            self.assertIn("use the Docker-compatible API", error.message)
+
     def test_odd_mounts(self) -> None:
         """What is no array of mounts, or has no volume in it, stays as it is."""
         odd: list[Any] = [{}, "x", None, [], [{"Type": "tmpfs"}]]
@@ -383,13 +390,14 @@ class QuotingTests(SynchronousTestCase):
 
 class MakeTests(_Case):
     def test_interceptor(self) -> None:
-        """It is a guard, and asks only for operations that take labels, and for a container's start."""
+        """It is a guard, and asks only for what takes labels, for a container's start, and for Podman's own API."""
         interceptor = built()
         self.assertTrue(verifyObject(IInterceptor, interceptor))
         self.assertTrue(interceptor.fail_closed)
         both = Stage.REQUEST_HEAD | Stage.REQUEST_JSON
         wanted = {row.name: interceptor.wants(row) for row in OPERATIONS if interceptor.wants(row)}
-        self.assertEqual(set(wanted), {"container_start", *(row.name for row in OPERATIONS if row.labels)})
+        self.assertEqual(set(wanted), {"container_start", "libpod", *(row.name for row in OPERATIONS if row.labels)})
+        self.assertEqual(wanted["libpod"], Stage.REQUEST_HEAD)
         self.assertEqual(wanted["container_start"], Stage.REQUEST_JSON)
         self.assertEqual(
             (wanted["image_build"], wanted["container_create"], wanted["container_commit"]),

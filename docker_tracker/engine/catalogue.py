@@ -323,6 +323,16 @@ _GRPC: Final = _rows("grpc/grpc", None, ("grpc", "POST", "/grpc", _UPGRADE))
 TRACKER_PAGE: Final = Operation(name="tracker_page", method="GET", path="/tracker", response=ResponseBody.STREAM)
 TRACKER_OTHER: Final = Operation(name="tracker_other", method="*", path="/tracker/{rest:.*}")
 
+LIBPOD: Final = Operation(
+    name="libpod",
+    method="*",
+    path="/libpod/{rest:.*}",
+    request=RequestBody.STREAM,
+    response=ResponseBody.STREAM,
+    source="pkg/api/server of Podman",
+)
+"""Podman's own API, beside that which is Docker's: dockerd knows no such paths."""
+
 UNKNOWN: Final = Operation(
     name="unknown", method="*", path="/{path:.*}", request=RequestBody.STREAM, response=ResponseBody.STREAM
 )
@@ -344,6 +354,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *_GRPC,
     TRACKER_PAGE,
     TRACKER_OTHER,
+    LIBPOD,
 )
 
 _BY_NAME: Final = {row.name: row for row in (*OPERATIONS, UNKNOWN)}

@@ -3,6 +3,9 @@
 dockerd matches the percent-decoded path (``vendor/github.com/gorilla/mux``: no ``UseEncodedPath``), so what decodes
 to a route *is* that route. A path that the router would clean and redirect (301) is refused here: a client would
 follow the redirect with another method, and two readers could read it as two paths.
+
+Podman takes more for a version than dockerd does. Paths with such versions are the routes that Podman makes of them: to
+dockerd they are nothing at all, in any case.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from types import MappingProxyType
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from docker_tracker.engine.catalogue import OPERATIONS, TRACKER_OTHER, TRACKER_PAGE, UNKNOWN, operation
+from docker_tracker.engine.catalogue import LIBPOD, OPERATIONS, TRACKER_OTHER, TRACKER_PAGE, UNKNOWN, operation
 from docker_tracker.engine.operation import Call, Operation
 from docker_tracker.errors import BadTargetError
 
@@ -21,7 +24,8 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2}).{0,2}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _UNCLEAN = re.compile(r"//|/\.\.?(?:/|\Z)|[\x00-\x1f\x7f]")
-_VERSION = re.compile(r"/v([0-9.]+)(/.*)")
+# dockerd's (daemon/server/server.go), and Podman's (pkg/api/server/handler_api.go: VersionedPath).
+_VERSION = re.compile(r"/v([0-9.]+|[0-9][0-9A-Za-z.-]*)(/.*)")
 _VARIABLE = re.compile(r"\{(\w+)(?::([^}]*))?\}")
 _CACHED_LENGTH: Final = 200  # characters; longer targets are rare, and not kept in memory
 _OPTIONS: Final = operation("options")
@@ -42,7 +46,7 @@ def pattern(path: str) -> re.Pattern[str]:
 _LITERAL: Final = {(row.method, row.path): row for row in reversed(OPERATIONS) if "{" not in row.path}
 _GREEDY: Final[dict[tuple[str, str], list[tuple[re.Pattern[str], Operation]]]] = {}
 for _row in OPERATIONS:
-    if "{" in _row.path and _row not in (_OPTIONS, TRACKER_OTHER):
+    if "{" in _row.path and _row not in (_OPTIONS, TRACKER_OTHER, LIBPOD):
         _GREEDY.setdefault((_row.method, _row.path.split("/", 2)[1]), []).append((pattern(_row.path), _row))
 
 
@@ -94,7 +98,7 @@ def _find(method: str, path: str, version: str | None) -> tuple[Operation, Mappi
         match = expression.fullmatch(path)
         if match is not None:
             return candidate, MappingProxyType(match.groupdict())
-    return UNKNOWN, _NO_NAMES
+    return (LIBPOD if path.startswith("/libpod/") else UNKNOWN), _NO_NAMES
 
 
 def _recognise(method: str, target: str) -> Call:

@@ -17,7 +17,7 @@ from docker_tracker.engine import query
 from docker_tracker.engine.document import Change, Document, Path, parse_map
 from docker_tracker.engine.operation import LabelPlace, LabelSlot, Operation
 from docker_tracker.engine.start import check_start
-from docker_tracker.errors import BadDocumentError, BadTargetError
+from docker_tracker.errors import BadDocumentError, BadTargetError, RefusedError
 from docker_tracker.exchange import Exchange, Stage
 from docker_tracker.http1.head import RequestHead
 from docker_tracker.interceptor import Interceptor, Plugin
@@ -35,6 +35,8 @@ _MOUNTS: Final[dict[str, tuple[Path, ...]]] = {
     "service_update": _OF_SERVICES,
 }
 _START: Final = "container_start"  # could bring a HostConfig along, and volumes in it
+_LIBPOD: Final = "libpod"  # creates, too, but what and where labels go in it is not in the catalogue
+_MORE_STAGES: Final = {_START: Stage.REQUEST_JSON, _LIBPOD: Stage.REQUEST_HEAD}
 _VOLUME_SLOT: Final = LabelSlot(LabelPlace.BODY, ("VolumeOptions", "Labels"))
 # An image made of a container inherits the container's labels (daemon/commit.go: merge), and whatever is made of the
 # image inherits them in turn. None of that is this job's container: what selects it must not find the image.
@@ -121,8 +123,8 @@ class Labels(Interceptor):
     fail_closed = True
 
     def wants(self, operation: Operation) -> Stage:
-        """Ask for the body or the head, where the catalogue says that labels stand there, and a start's body."""
-        stages = Stage.REQUEST_JSON if operation.name == _START else Stage.NOTHING
+        """Ask for what labels stand in by the catalogue, for a start's body, and for all that is Podman's own."""
+        stages = _MORE_STAGES.get(operation.name, Stage.NOTHING)
         for slot in operation.labels:
             stages |= Stage.REQUEST_JSON if slot.place is LabelPlace.BODY else Stage.REQUEST_HEAD
         return stages
@@ -169,7 +171,14 @@ class Labels(Interceptor):
         return attrs.evolve(document.with_value(mounts, volumes), changes=tuple(changes))
 
     async def request_head(self, exchange: Exchange, head: RequestHead) -> RequestHead | None:
-        """Set the labels in the query."""
+        """Set the labels in the query.
+
+        :raises RefusedError: it is a call of Podman's own API.
+        """
+        if exchange.call.operation.name == _LIBPOD:
+            raise RefusedError(
+                "what is created under /libpod/ cannot be labelled here: use the Docker-compatible API", 403
+            )
         path, _, before = head.target.partition("?")
         after = before
         for slot in exchange.call.operation.labels:
