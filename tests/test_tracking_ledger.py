@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -238,6 +239,16 @@ class ResourceTests(LedgerCase):
         self.assertEqual([row.removed for row in self.existing(everything=True)], [10_000_005.0] * 2)
         self.make(Resource(kind="volume", identifier="v"))
         self.assertEqual([(row.identifier, row.relation) for row in self.existing()], [("v", Relation.MADE)])
+
+    def test_told_of_after_its_removal(self) -> None:
+        """What was looked at before it went does not come back; what another create makes of that name does."""
+        resource = Resource(kind="volume", identifier="cache")
+        number = self.make(resource)
+        self.successResultOf(self.ledger.removed("volume", ["cache"]))
+        self.successResultOf(self.ledger.record(number, [attrs.evolve(resource, name="late")], State.DONE))
+        self.assertEqual(self.identifiers(), [])
+        self.make(resource)
+        self.assertEqual(self.identifiers(), ["cache"])
 
     def test_execs_go_with_their_container(self) -> None:
         """The parent of an exec is found by any reference; when it is gone, so is the exec."""

@@ -356,6 +356,8 @@ def _put(database: sqlite3.Connection, resource: Resource, job: str, intent: int
     elif own is not None and own[1] == Relation.MADE.value:
         relation = Relation.MADE.value
     if own is None:
+        if _was_removed(database, resource, intent):
+            return  # what is told of it now was seen before it went
         database.execute(
             "INSERT INTO resources (kind, identifier, name, relation, parent, attributes, job, intent, created)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -377,6 +379,15 @@ def _put(database: sqlite3.Connection, resource: Resource, job: str, intent: int
         " relation = ?, intent = ? WHERE number = ?",
         (resource.name, resource.parent, relation, intent, own[0]),
     )
+
+
+def _was_removed(database: sqlite3.Connection, resource: Resource, intent: int) -> bool:
+    """Whether what an intent led to is gone already."""
+    found = database.execute(
+        "SELECT 1 FROM resources WHERE intent = ? AND kind = ? AND identifier = ? AND removed IS NOT NULL",
+        (intent, resource.kind, resource.identifier),
+    )
+    return found.fetchone() is not None
 
 
 def _settle(database: sqlite3.Connection, intent: int, state: State, now: float) -> None:
