@@ -151,8 +151,8 @@ REFUSED: list[tuple[str, str]] = [
     ("/containers/a%0Ab/json", "control character"),
     ("/containers/a\x7f", "control character"),
     ("/containers/%7f", "control character"),
-    ("/containers/a%/json", "broken escape: '%/j'"),
-    ("/containers/%", "broken escape: '%'"),
+    ("/containers/a%/json", "broken escape;"),
+    ("/containers/%", "broken escape;"),
     ("/containers/%zz/json", "broken escape"),
     ("/containers/%ff/json", "not UTF-8"),
     ("containers/create", "begin with a slash"),
@@ -192,6 +192,21 @@ class RecogniseTests(SynchronousTestCase):
                     error = self.assertRaises(BadTargetError, recognise, method, target)
                     self.assertIn(problem, str(error))
                     self.assertEqual(error.status, 400)
+
+    def test_nothing_is_quoted(self) -> None:
+        """A refusal goes to logs: it has nothing of the target, where a password may stand."""
+        for target in (
+            "hunter2?token=hunter2",
+            "http://u:hunter2@host?hunter2",
+            "hunter2:hunter2",
+            "/a//hunter2",
+            "//u:hunter2@host/x",
+            "/hunter2%hunter2",
+            "/hunter2%ff",
+            "/hunter2%00",
+        ):
+            error = self.assertRaises(BadTargetError, recognise, "GET", target)
+            self.assertNotIn("hu", error.message, target)
 
     def test_path_and_query(self) -> None:
         """The path is decoded and without version, the query is as it came."""

@@ -34,8 +34,8 @@ REQUEST_LINES_REFUSED = [
     (b" GET / HTTP/1.1", "one space between them"),
     (b"GET /a b HTTP/1.1", "one space between them"),
     (b"GET\t/\tHTTP/1.1", "one space between them"),
-    (b"GET / HTTP/1.2", "version b'HTTP/1.2' is not"),
-    (b"GET / HTTP/1.10", "version b'HTTP/1.10' is not"),
+    (b"GET / HTTP/1.2", "version is not"),
+    (b"GET / HTTP/1.10", "version is not"),
     (b"GET / HTTP/2.0", "version"),
     (b"GET / HTTP/0.9", "version"),
     (b"GET / HTTP/1", "version"),
@@ -170,6 +170,7 @@ class RequestTests(SynchronousTestCase):
         for line in (
             b"GET /build?buildargs=SECRET x HTTP/1.1\r\n",
             b"GET /?SECRET\0 HTTP/1.1\r\n",
+            b"GET /?a SECRET\r\n",
             b"GET / HTTP/1.1\r\nX-Registry-Auth : SECRET\r\n",
             b"GET / HTTP/1.1\r\nAuthorization: SECRET\0\r\n",
             b"GET / HTTP/1.1\r\nAuthorization:\r\n SECRET\r\n",

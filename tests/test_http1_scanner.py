@@ -243,6 +243,12 @@ class ChunkedTests(SynchronousTestCase):
             for cut in range(len(data)):
                 self.assertFalse(scan([data[:cut]], ChunkedBody())[2])
 
+    def test_nothing_is_quoted(self) -> None:
+        """A refusal goes to logs: where framing is broken, a line may be a body's, with secrets in it."""
+        for data in (b"hunter2\r\n", b"6\r\nhunter2\r\n", b"0\r\nhunter2\r\n", b"0\r\nhunter2: \0hunter2\r\n"):
+            error = self.assertRaises(BadBodyError, ChunkedBody().feed, data)
+            self.assertNotIn("unter", error.message, data)
+
     def test_refused(self) -> None:
         """Sizes and lines that two readers could read differently, by the sentence that names the rule."""
         for data, part in CHUNKED_REFUSED:

@@ -594,7 +594,7 @@ class RefusalTests(SynchronousTestCase):
         (b"GET /x HTTP/1.1\r\nA : b\r\n\r\n", 400, b"space before"),
         (b"POST /x HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 400, b"only chunked"),
         (b"GET /x HTTP/1.1\r\nA: \x01\r\n\r\n", 400, b"control character"),
-        (b"GET /x HTTP/1.2\r\nA: b\r\n\r\n", 400, b"HTTP/1.2"),
+        (b"GET /x HTTP/1.2\r\nA: b\r\n\r\n", 400, b"is not HTTP/1.1"),
         (b"GET /a/../containers/json HTTP/1.1\r\nHost: x\r\n\r\n", 400, b""),
         (b"GET //containers/json HTTP/1.1\r\nHost: x\r\n\r\n", 400, b""),
         (

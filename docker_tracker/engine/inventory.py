@@ -33,12 +33,14 @@ class Seen:
     :ivar names: Its names: without a leading slash for containers, tags and digests for images.
     :ivar labels: Its labels.
     :ivar created: Seconds since the epoch, 0 if the engine does not say.
+    :ivar volumes: The names of the volumes that a container has mounted.
     """
 
     identifier: str
     names: tuple[str, ...]
     labels: Mapping[str, str]
     created: float
+    volumes: tuple[str, ...] = ()
 
     @property
     def called(self) -> set[str]:
@@ -78,7 +80,11 @@ def _seen(kind: str, entry: Mapping[str, Any]) -> Seen:
     identifier = entry.get("Id") or entry.get("ID") or (entry.get("Name") if kind == "volume" else None)
     created = entry.get("Created") or entry.get("CreatedAt")
     return Seen(
-        str(identifier or ""), tuple(str(name) for name in names if name), spec.get("Labels") or {}, _time(created)
+        str(identifier or ""),
+        tuple(str(name) for name in names if name),
+        spec.get("Labels") or {},
+        _time(created),
+        tuple(volumes_of(entry)) if kind == "container" else (),
     )
 
 

@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from docker_tracker.errors import BadTargetError
 
-_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2}).{0,2}", re.DOTALL)
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _FALSE = frozenset(("", "0", "no", "false", "none"))
 # unicode.IsSpace; Python's strip() would take the separators U+001C to U+001F, too.
 _GO_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
@@ -19,9 +19,8 @@ def _unescape(text: str) -> str:
         text = text.replace("+", " ")
     if "%" not in text:
         return text
-    bad = _BAD_ESCAPE.search(text)
-    if bad is not None:
-        raise BadTargetError(f"the query has a broken escape: {bad[0]!r}; write a percent sign as %25")
+    if _BAD_ESCAPE.search(text):  # not quoted: it may be of a password
+        raise BadTargetError("the query has a broken escape; write a percent sign as %25")
     # Bytes that are no UTF-8 are kept as lone surrogates, as for file names.
     return unquote_to_bytes(text).decode("utf-8", "surrogateescape")
 

@@ -21,7 +21,7 @@ from docker_tracker.engine.operation import Call, Operation
 from docker_tracker.errors import BadTargetError
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
-_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2}).{0,2}")
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _UNCLEAN = re.compile(r"//|/\.\.?(?:/|\Z)|[\x00-\x1f\x7f]")
 # dockerd's (daemon/server/server.go), and Podman's (pkg/api/server/handler_api.go: VersionedPath).
@@ -57,24 +57,21 @@ def _raw_path(target: str) -> tuple[str, str]:
         return path, query
     scheme = _SCHEME.match(target)
     if scheme is None:
-        raise BadTargetError(f"the request's path must begin with a slash: {target[:80]!r}")
+        raise BadTargetError("the request's path must begin with a slash")
     rest, _, query = target[scheme.end() :].partition("?")
     if rest.startswith("//"):
         rest = rest[2:]
         slash = rest.find("/")
         rest = rest[slash:] if slash >= 0 else ""
     if not rest.startswith("/"):
-        raise BadTargetError(f"the request's URL has no path: {target[:80]!r}")
+        raise BadTargetError("the request's URL has no path")
     return rest, query
 
 
 def _decoded(path: str) -> str:
     if "%" in path:
-        bad = _BAD_ESCAPE.search(path)
-        if bad is not None:
-            raise BadTargetError(
-                f"the path has a broken escape: {path[bad.start() :][:3]!r}; write a percent sign as %25"
-            )
+        if _BAD_ESCAPE.search(path):
+            raise BadTargetError("the path has a broken escape; write a percent sign as %25")
         try:
             path = unquote_to_bytes(path).decode("utf-8")
         except UnicodeDecodeError:
@@ -82,7 +79,7 @@ def _decoded(path: str) -> str:
     if _UNCLEAN.search(path):
         if _CONTROL.search(path):
             raise BadTargetError("the path has a control character in it")
-        raise BadTargetError(f"the path is not clean: {path[:80]!r}; write it without //, /./ and /../")
+        raise BadTargetError("the path is not clean; write it without //, /./ and /../")
     return path
 
 
@@ -122,7 +119,8 @@ def recognise(method: str, target: str) -> Call:
 
     :param method: As sent; the engine compares it with case.
     :param target: As sent: origin form, absolute form (its path counts), or ``*``.
-    :raises BadTargetError: the router would redirect it, or two readers could read it as two paths.
+    :raises BadTargetError: the router would redirect it, or two readers could read it as two paths. It quotes nothing
+        of the target, where a password may stand.
     """
     if len(target) <= _CACHED_LENGTH and len(method) < 16:
         return _recognise_short(method, target)

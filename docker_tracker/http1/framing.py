@@ -41,7 +41,7 @@ def _length(values: list[str]) -> int | str:
     """Return the one length that all lines agree on, or what is wrong with them."""
     if len(set(values)) != 1:
         return "two different Content-Length"
-    return int(values[0]) if _DIGITS.fullmatch(values[0]) else f"the Content-Length {values[0][:40]!r} is not a number"
+    return int(values[0]) if _DIGITS.fullmatch(values[0]) else "a Content-Length that is not a number"
 
 
 def _framing(head: RequestHead | ResponseHead) -> Framing | str | None:
@@ -51,7 +51,7 @@ def _framing(head: RequestHead | ResponseHead) -> Framing | str | None:
         return "both Content-Length and Transfer-Encoding"
     if codings:
         if len(codings) > 1 or codings[0].lower() != "chunked":
-            return f"the Transfer-Encoding {', '.join(codings)[:40]!r}; only chunked is known here"
+            return "another Transfer-Encoding; only chunked is known here"
         if head.minor == 0:
             return "a chunked body in HTTP/1.0"
         return CHUNKED

@@ -183,7 +183,7 @@ def _request_line_fault(line: bytes) -> str | None:
     if not re.fullmatch(rb"[\x21-\x7e]+", target):
         return "the request line's target is empty or has characters that may not stand there; percent-encode them"
     if not re.fullmatch(rb"HTTP/1\.[01]", version):
-        return f"the request line's version {version[:20]!r} is not HTTP/1.1 or HTTP/1.0"
+        return "the request line's version is not HTTP/1.1 or HTTP/1.0"
     return None
 
 

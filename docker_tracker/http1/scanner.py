@@ -2,6 +2,7 @@
 
 A body is fed the bytes that arrived and says how many of them are its own: those go on unaltered, the rest
 belongs to what comes next. On request it also gives the payload, that is the bytes without chunk framing.
+What is refused is not quoted: where framing is broken, a line may be of a body.
 """
 
 from __future__ import annotations
@@ -173,7 +174,9 @@ class ChunkedBody:
         if self._state == self._SIZE:
             match = _CHUNK_LINE.fullmatch(line)
             if match is None:
-                raise BadBodyError(f"not a chunk line: {line[:60]!r}")
+                raise BadBodyError(
+                    "not a chunk line: it is a size in hexadecimal, perhaps ; and an extension, and CR LF"
+                )
             self._remaining = int(match[1], 16)
             self._state = self._DATA if self._remaining else self._TRAILER
         elif self._state == self._DATA_END:
@@ -185,7 +188,7 @@ class ChunkedBody:
         else:
             self._trailer += len(line)
             if not _TRAILER_LINE.fullmatch(line):
-                raise BadBodyError(f"not a trailer line: {line[:60]!r}")
+                raise BadBodyError("not a trailer line: it is a name, a colon, a value, and CR LF")
             if self._trailer > MAX_TRAILER:
                 raise BadBodyError(f"the trailers are longer than {MAX_TRAILER} bytes")
 

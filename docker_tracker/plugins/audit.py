@@ -32,7 +32,7 @@ _LEAST_BUFFER: Final = 256 * 1024
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), default=str)
 _OPENING: Final = frozenset((ResponseBody.UPGRADE, ResponseBody.STREAM, ResponseBody.LINES))
 _OUTSIDE: Final = Stage.STARTED | Stage.FINISHED
-# A refusal of a broken head quotes the line at fault, which may be a credential's.
+# A broken answer of the engine's is quoted, and what stands there may be anything.
 _QUOTED_BYTES: Final = re.compile(r": b(['\"]).*", re.DOTALL)
 
 
