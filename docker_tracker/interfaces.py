@@ -151,6 +151,15 @@ class ILedger(Interface):
     ) -> Deferred[list[Resource]]:
         """Return resources that exist (``everything``: removed ones, too), of one job or all, of one kind or all."""
 
+    def adopt(resources: Sequence[Resource], since: float) -> Deferred[list[Resource]]:
+        """Write down what the engine's labels say is a job's (`Resource.job_id`), whatever led to it.
+
+        Passed by are jobs that the ledger does not know, what a job is known to have made, and what was seen to be
+        removed at ``since`` (seconds since the epoch, before the engine was asked) or later.
+
+        :return: What was new.
+        """
+
     def lost() -> Deferred[list[tuple[Intent, list[Resource]]]]:
         """Return the intents whose answer nobody saw, each with what is recorded of it."""
 

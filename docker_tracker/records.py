@@ -58,10 +58,20 @@ class Intent:
     state: State = State.OPEN
     settled: float | None = None
 
-    def led_to(self, kind: str, identifier: str, **more: Any) -> Resource:
-        """Return a resource that this led to: used if it was there before, else made."""
-        relation = Relation.USED if (kind, identifier) in self.before else Relation.MADE
-        return Resource(kind=kind, identifier=identifier, **{"relation": relation, **more})
+    def led_to(self, kind: str, identifier: str, *, created: float = 0.0, **more: Any) -> Resource:
+        """Return a resource that this led to: used if it was there before, else made.
+
+        An image that was not looked for before (there were too many) counts as made only if it is younger than this.
+
+        :param created: When an image was built, in seconds since the epoch; 0: not known.
+        """
+        reference = (kind, identifier)
+        used = reference in self.before
+        if kind == "image" and reference not in self.names and ALL_IMAGES not in self.before:
+            used |= not created or created < int(self.started)  # some engines give whole seconds only
+        return Resource(
+            kind=kind, identifier=identifier, **{"relation": Relation.USED if used else Relation.MADE, **more}
+        )
 
 
 @attrs.frozen(kw_only=True)

@@ -176,6 +176,17 @@ class FakeLedger:
 
         return self._answer(work)
 
+    def adopt(self, resources: Sequence[Resource], since: float) -> Deferred[list[Resource]]:
+        """See `ILedger.adopt`; takes all that is not recorded, of any job."""
+
+        def work() -> list[Resource]:
+            known = {(each.kind, each.identifier) for each in self.recorded if each.removed is None}
+            new = [each for each in resources if (each.kind, each.identifier) not in known]
+            self.recorded += new
+            return new
+
+        return self._answer(work)
+
     def settle(self, intent: int, state: State) -> Deferred[None]:
         """See `ILedger.settle`."""
         return self._answer(lambda: self._settle(intent, state))

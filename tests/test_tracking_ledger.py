@@ -314,6 +314,48 @@ class ResourceTests(LedgerCase):
         self.assertEqual(self.identifiers(), ["v"])
 
 
+class AdoptionTests(LedgerCase):
+    def adopt(self, identifier: str, since: float = 0.0, **more: Any) -> list[str]:
+        """Give what was new of one thing that bears a label."""
+        values = {"kind": "volume", "job_id": self.job(), **more}
+        adopting = self.ledger.adopt([Resource(identifier=identifier, **values)], since)
+        return [resource.identifier for resource in self.successResultOf(adopting)]
+
+    def test_known(self) -> None:
+        """What is known as much of is not new; what was only used, or used by another job, is."""
+        self.make(Resource(kind="volume", identifier="mine"), Resource(kind="container", identifier="used"))
+        self.make(Resource(kind="volume", identifier="used", relation=Relation.USED))
+        other = self.job("other")
+        self.make(Resource(kind="volume", identifier="theirs", relation=Relation.USED), job_id=other)
+        self.assertEqual(self.adopt("mine"), [])
+        self.assertEqual(self.adopt("mine", job_id=other), [])
+        self.assertEqual(self.adopt("used", relation=Relation.USED), [])
+        self.assertEqual(self.adopt("used"), ["used"])
+        self.assertEqual(self.adopt("theirs"), ["theirs"])
+        self.assertEqual(self.adopt("strange", job_id="unknown"), [])
+        made = [(row.identifier, row.job_id) for row in self.existing(kind="volume") if row.relation is Relation.MADE]
+        self.assertEqual(made, [("mine", self.job()), ("used", self.job()), ("theirs", self.job())])
+
+    def test_removed(self) -> None:
+        """What went after the engine was asked is not new; what came back since is, however often."""
+        for _ in range(3):
+            began = self.clock.seconds()
+            self.assertEqual(self.adopt("v", began), ["v"])
+            self.clock.advance(1)
+            self.successResultOf(self.ledger.removed("volume", ["v"]))
+            self.assertEqual(self.adopt("v", began), [])
+            self.assertEqual(self.identifiers(), [])
+            self.clock.advance(1)
+
+    def test_who_asked(self) -> None:
+        """The answer of the create, if it comes after all, says the name and who asked."""
+        self.adopt("c", kind="container")
+        for who in ("first", "second"):
+            self.make(Resource(kind="container", identifier="c", name="web", attributes={"uid": who}))
+        (found,) = self.existing()
+        self.assertEqual((found.name, found.attributes), ("web", {"uid": "first"}))
+
+
 class KeepingTests(LedgerCase):
     def counted(self) -> dict[str, int]:
         connection = sqlite3.connect(self.path)

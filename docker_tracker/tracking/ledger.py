@@ -242,6 +242,18 @@ class Ledger:
 
         return self._database.run(work)
 
+    def adopt(self, resources: Sequence[Resource], since: float) -> Deferred[list[Resource]]:
+        """Write down what the engine's labels say is a job's; see `ILedger.adopt`."""
+        now = self._now()
+
+        def work(database: sqlite3.Connection) -> list[Resource]:
+            new = [resource for resource in resources if _is_new(database, resource, since)]
+            for resource in new:
+                _put(database, resource, resource.job_id, 0, now)
+            return new
+
+        return self._database.run(work)
+
     def lost(self) -> Deferred[list[tuple[Intent, list[Resource]]]]:
         """Return the intents whose answer nobody saw, each with what is recorded of it."""
 
@@ -356,7 +368,7 @@ def _put(database: sqlite3.Connection, resource: Resource, job: str, intent: int
     elif own is not None and own[1] == Relation.MADE.value:
         relation = Relation.MADE.value
     if own is None:
-        if _was_removed(database, resource, intent):
+        if intent and _was_removed(database, resource, intent):
             return  # what is told of it now was seen before it went
         database.execute(
             "INSERT INTO resources (kind, identifier, name, relation, parent, attributes, job, intent, created)"
@@ -376,8 +388,8 @@ def _put(database: sqlite3.Connection, resource: Resource, job: str, intent: int
         return
     database.execute(
         "UPDATE resources SET name = coalesce(nullif(?, ''), name), parent = coalesce(nullif(?, ''), parent),"
-        " relation = ?, intent = ? WHERE number = ?",
-        (resource.name, resource.parent, relation, intent, own[0]),
+        " attributes = CASE attributes WHEN '{}' THEN ? ELSE attributes END, relation = ?, intent = ? WHERE number = ?",
+        (resource.name, resource.parent, json.dumps(dict(resource.attributes)), relation, intent, own[0]),
     )
 
 
@@ -388,6 +400,26 @@ def _was_removed(database: sqlite3.Connection, resource: Resource, intent: int) 
         (intent, resource.kind, resource.identifier),
     )
     return found.fetchone() is not None
+
+
+def _is_new(database: sqlite3.Connection, resource: Resource, since: float) -> bool:
+    """Return whether a resource is of a job that is known, and there is no record of it that says as much."""
+    relation, made = resource.relation.value, Relation.MADE.value
+    known = (
+        ("SELECT 1 FROM jobs WHERE id = ?", (resource.job_id,), True),
+        (
+            "SELECT 1 FROM resources WHERE kind = ? AND identifier = ? AND removed IS NULL"
+            " AND (relation = ? OR job = ? AND relation = ?)",
+            (resource.kind, resource.identifier, made, resource.job_id, relation),
+            False,
+        ),
+        (
+            "SELECT 1 FROM resources WHERE removed >= ? AND kind = ? AND identifier = ?",
+            (since, resource.kind, resource.identifier),
+            False,
+        ),
+    )
+    return all((database.execute(query, values).fetchone() is not None) is wanted for query, values, wanted in known)
 
 
 def _settle(database: sqlite3.Connection, intent: int, state: State, now: float) -> None:

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+import attrs
 from twisted.application.internet import backoffPolicy
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, FirstError, succeed
@@ -33,6 +34,8 @@ from docker_tracker.interfaces import IEngine, ILedger
 from docker_tracker.records import ALL_IMAGES, Intent, Relation, Resource, State
 
 _SWARM: Final = frozenset({"service", "secret", "config"})
+# What bears a job's label. An image's labels are for people: whatever is built on it inherits them.
+_LABELLED: Final = frozenset({"container", "network", "volume", *_SWARM})
 _LISTED: Final = tuple(kind for kind in RESOURCE_KINDS if list_call(kind) is not None)
 _KIND_OF: Final = {row.events_type: row for row in RESOURCE_KINDS.values() if row.events_type is not None}
 # Their identifiers may come back, and an image's event does not say which tag went: so these are looked at.
@@ -221,10 +224,12 @@ class Watcher(Service):
 
         The ledger is read first: what it has then and the engine has not afterwards is gone.
         """
+        began = self._now()
         known = await self._ledger.resources()
         lost = await self._ledger.lost()
         lists = _Lists(self._engine)
         await lists.check()
+        kinds = {*kinds}
         for kind in kinds:
             recorded = [resource for resource in known if resource.kind == kind]
             seen = await lists.get(kind) if recorded else None
@@ -233,39 +238,76 @@ class Watcher(Service):
                 await self._ledger.gone([resource for resource in recorded if resource.identifier not in called])
         owned = {(resource.kind, resource.identifier) for resource in known}
         waiting = False
-        for intent, recorded in lost:
+        # What an intent names is taken before the intents that name nothing get the rest.
+        for intent, recorded in sorted(lost, key=lambda each: _names_its_own(each[0]), reverse=True):
             waiting |= not await self._settle(intent, recorded, owned, lists)
+        if self._labelled:
+            made = {(resource.kind, resource.identifier) for resource in known if resource.relation is Relation.MADE}
+            await self._adopt(kinds.union(intent.kind for intent, _ in lost), made, lists, began)
         if self._now() - self._pruned >= _PRUNE_SECONDS:
             self._pruned = self._now()
             await self._ledger.prune()
         return waiting
 
+    async def _adopt(self, kinds: Iterable[str], made: set[tuple[str, str]], lists: _Lists, began: float) -> None:
+        """Record what bears a job's label and is not known to be made by one: it is that job's, whatever led to it.
+
+        What an adopted container has mounted is used only: it may be another container's.
+        """
+        found: list[Resource] = []
+        volumes: list[Resource] = []
+        for kind in sorted(_LABELLED.intersection(kinds)):
+            for seen in await lists.get(kind) or ():
+                owner = seen.labels.get(JOB_ID_LABEL)
+                if isinstance(owner, str) and owner and (kind, seen.identifier) not in made:
+                    name = seen.names[0] if seen.names else ""
+                    found.append(Resource(kind=kind, identifier=seen.identifier, name=name, job_id=owner))
+                    for volume in seen.volumes:
+                        used = Resource(kind="volume", identifier=volume, name=volume, job_id=owner)
+                        volumes.append(attrs.evolve(used, relation=Relation.USED))
+        for resource in await self._ledger.adopt([*found, *volumes], began) if found else ():
+            self._to_look_at.add(resource.kind)  # its end may have been told before it was recorded
+            self.log.info(
+                "found {kind} {identifier} by its label",
+                kind=resource.kind,
+                identifier=resource.identifier,
+                job=resource.job_id,
+            )
+
     async def _settle(
         self, intent: Intent, recorded: list[Resource], owned: set[tuple[str, str]], lists: _Lists
     ) -> bool:
-        """Find what a lost intent led to; return False if it may still come."""
+        """Find what a lost intent led to, and add it to ``owned``; return False if there may be more to come.
+
+        An intent that names what it makes leads to nothing else. One that does not leads to one thing that is nobody's
+        and bears the job's label: of several, each waits for one of its own, until its time is over.
+        """
         found: list[Resource] = []
         kinds = {intent.kind, *(kind for kind, _ in intent.names)}
         for kind in [kind for kind in _LISTED if kind in kinds]:
             for seen in await lists.get(kind) or ():
-                found += _led_to(intent, kind, seen, owned, self._labelled)
+                taken = any(resource.kind == intent.kind for resource in (*found, *recorded))
+                found += _led_to(intent, kind, seen, owned, self._labelled, taken)
+        owned.update((resource.kind, resource.identifier) for resource in found)
         for container in [resource for resource in (*found, *recorded) if resource.kind == "container"]:
             inspected = await self._engine.get(inspect_path("container", container.identifier))
             for name in volumes_of(inspected):
                 found.append(intent.led_to("volume", name, name=name))
+        late = self._now() - (intent.settled or 0.0) >= self._grace_seconds
+        if not late and intent.kind in _LISTED and not _is_all(intent, found, recorded):
+            await self._ledger.record(intent.number, found)
+            return False
         if found or recorded:
             await self._ledger.record(intent.number, found, State.DONE)
             self.log.info(
                 "found {count} resources of a {operation} whose answer was lost",
-                count=len(found),
+                count=len({resource.identifier for resource in (*found, *recorded)}),
                 operation=intent.operation,
                 exchange=intent.exchange,
                 job=intent.job_id,
             )
-        elif intent.kind not in _LISTED or self._now() - (intent.settled or 0.0) >= self._grace_seconds:
-            await self._ledger.settle(intent.number, State.FAILED)
         else:
-            return False
+            await self._ledger.settle(intent.number, State.FAILED)
         return True
 
 
@@ -301,8 +343,29 @@ class _Lists:
         return None if answer is None else listed(kind, answer)
 
 
-def _led_to(intent: Intent, kind: str, seen: Seen, owned: set[tuple[str, str]], labelled: bool) -> list[Resource]:
-    """Return what a thing on the engine is to a lost intent: nothing, or resources that it led to."""
+def _names_its_own(intent: Intent) -> bool:
+    return any(kind == intent.kind for kind, _ in intent.names)
+
+
+def _is_all(intent: Intent, found: Iterable[Resource], recorded: Iterable[Resource]) -> bool:
+    """Return whether nothing else can come of an intent.
+
+    Volumes are there before their container, and an image that was there may yet get a successor.
+    """
+    own = [resource for resource in found if resource.kind == intent.kind]
+    if intent.kind == "image":
+        own = [resource for resource in own if resource.relation is Relation.MADE]
+    return bool(own) or any(resource.kind == intent.kind for resource in recorded)
+
+
+def _led_to(
+    intent: Intent, kind: str, seen: Seen, owned: set[tuple[str, str]], labelled: bool, taken: bool
+) -> list[Resource]:
+    """Return what a thing on the engine is to a lost intent: nothing, or resources that it led to.
+
+    :param labelled: Whether what jobs make bears their label.
+    :param taken: Whether the intent has led to a thing of its kind already.
+    """
     if kind == "image":
         return _images_led_to(intent, seen, owned)
     owner = seen.labels.get(JOB_ID_LABEL)
@@ -311,9 +374,12 @@ def _led_to(intent: Intent, kind: str, seen: Seen, owned: set[tuple[str, str]], 
     named = any((kind, name) in intent.names for name in seen.names)
     name = seen.names[0] if seen.names else ""
     identifier = name if kind == "plugin" else seen.identifier
+    new = (kind, identifier) not in owned
+    relation = Relation.MADE
     if owner == intent.job_id:
-        ours = young and kind == intent.kind and (named or (kind, identifier) not in owned)
-        relation = Relation.MADE
+        # The label is proof, whatever the engine's clock says.
+        first = kind == intent.kind and not _names_its_own(intent) and not taken
+        ours = (named and (new or young)) or (first and new)
     elif kind in ("volume", "plugin"):
         ours = named
         there_before = (kind, identifier) in intent.before or bool(owner) or (kind == "volume" and not young)
@@ -322,7 +388,6 @@ def _led_to(intent: Intent, kind: str, seen: Seen, owned: set[tuple[str, str]], 
         relation = Relation.USED if there_before else Relation.MADE
     else:
         ours = named and young and not owner and not labelled
-        relation = Relation.MADE
     return [Resource(kind=kind, identifier=identifier, name=name, relation=relation)] if ours else []
 
 
