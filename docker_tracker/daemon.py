@@ -30,11 +30,12 @@ from zope.interface import implementer
 
 from docker_tracker.addresses import is_loopback
 from docker_tracker.config import Listener, Settings
-from docker_tracker.discovery import choose
+from docker_tracker.discovery import choose, make
 from docker_tracker.errors import ConfigurationError, TrackerError
 from docker_tracker.interfaces import IDaemon, IJob
 from docker_tracker.notify import Notifier
 from docker_tracker.open_file import OpenFile
+from docker_tracker.permissions import check_private
 from docker_tracker.proxy.conversation import Entrance
 from docker_tracker.proxy.dial import Dialler
 from docker_tracker.proxy.hub import Hub
@@ -172,6 +173,8 @@ class Daemon(Service):
             if self.settings.interceptors:
                 from docker_tracker.tracking.instance import read_or_make
 
+                # Who can write there could rewrite the record, or put another file in its place.
+                check_private(self.settings.state_dir.absolute(), os.geteuid())
                 self.instance = read_or_make(self.settings.state_dir, self.settings.instance or "")
                 job = self.ledger.open(self.instance)
             self._plan = self._build_plan(job)
@@ -208,10 +211,7 @@ class Daemon(Service):
             log.info("Listening on {address}", address=_where(bound))
 
     def _build_plan(self, job: IJob) -> Plan:
-        return Plan(
-            Named(chosen.plugin.name, chosen.plugin.build(chosen.settings, job, self))
-            for chosen in choose(self.settings)
-        )
+        return Plan(Named(chosen.plugin.name, make(chosen, job, self)) for chosen in choose(self.settings))
 
     def _dialler(self) -> Dialler:
         engine, context = self.settings.engine, None

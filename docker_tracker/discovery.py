@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from twisted.plugin import getPlugins
 
 from docker_tracker import plugins
 from docker_tracker.config import Settings, section
-from docker_tracker.errors import ConfigurationError
-from docker_tracker.interfaces import IInterceptorPlugin
+from docker_tracker.engine.catalogue import OPERATIONS, UNKNOWN
+from docker_tracker.errors import ConfigurationError, TrackerError
+from docker_tracker.exchange import Stage
+from docker_tracker.interfaces import IDaemon, IInterceptor, IInterceptorPlugin, IJob
 
 
 @attrs.frozen
@@ -42,6 +45,32 @@ def choose(settings: Settings) -> list[Chosen]:
         table = settings.interceptor_sections.get(name, {})
         chosen.append(Chosen(plugin, section(plugin.settings, table, f"interceptor.{name}")))
     return chosen
+
+
+def make(chosen: Chosen, job: IJob, daemon: IDaemon) -> IInterceptor:
+    """Return a job's interceptor, after a look at what it asks for.
+
+    :raises ConfigurationError: the plug-in fails, or asks for what is no stage; it says which one, and where.
+    :raises TrackerError: what the plug-in itself raised of these.
+    """
+    where = f"interceptor {chosen.plugin.name}"
+    try:
+        interceptor = chosen.plugin.build(chosen.settings, job, daemon)
+        wanted: list[tuple[str, object]] = [(row.name, interceptor.wants(row)) for row in (*OPERATIONS, UNKNOWN)]
+    except TrackerError:
+        raise
+    except Exception as error:  # others' code: whatever it raises is the answer to why it cannot be used
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise ConfigurationError(where, f"fails in {place.filename}, line {place.lineno}: {error!r}") from error
+    for name, stages in wanted:
+        if not isinstance(stages, Stage):
+            cls = type(interceptor)
+            raise ConfigurationError(
+                where,
+                f"{cls.__module__}.{cls.__qualname__}.wants must return a Stage (Stage.NOTHING for none), "
+                f"not {stages!r} as for {name}",
+            )
+    return interceptor
 
 
 def _find(directories: Sequence[Path]) -> dict[str, IInterceptorPlugin]:

@@ -191,6 +191,24 @@ class StartTests(DaemonTestCase):
         self.assertEqual(ids[0], ids[1])
         self.assertTrue(ids[0][0])
 
+    def test_state_that_others_can_write(self) -> None:
+        """A state directory that others could write to, or replace, stops the start; a plain proxy has none."""
+        state = self.directory / "above" / "state"
+        state.mkdir(parents=True)
+        for place in (state, state.parent):
+            place.chmod(0o777)
+            daemon = self.daemon(interceptors="labels", **{"state-dir": str(state)})
+            error = self.assertRaises(ConfigurationError, daemon.startService)
+            self.assertEqual(error.where, str(place))
+            self.assertIn("chmod go-w", error.problem)
+            self.assertEqual(os.listdir(state), [])
+            self.assertFalse((self.directory / "run" / "docker.sock").exists())
+            place.chmod(0o700)
+        state.chmod(0o777)
+        daemon = self.daemon(**{"state-dir": str(state)})
+        daemon.startService()
+        self.stop(daemon)
+
     def test_ledger_taken(self) -> None:
         """A second daemon on one state directory does not start, and takes nothing down with it."""
         self.patch(self.reactor, "callFromThread", None)

@@ -10,8 +10,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from docker_tracker import plugins
 from docker_tracker.config import Settings, load
-from docker_tracker.discovery import choose
-from docker_tracker.errors import ConfigurationError
+from docker_tracker.discovery import choose, make
+from docker_tracker.errors import ConfigurationError, LedgerError
+from tests.support.exchanges import daemon, job
 from tests.support.short import short_directory
 
 PLUGIN = """
@@ -106,6 +107,56 @@ class DiscoveryTests(SynchronousTestCase):
         self.plugin("dt_test_too", PLUGIN.format(name="two"))
         error = self.assertRaises(ConfigurationError, choose, self.settings("two"))
         self.assertIn("two plug-ins are named 'two'", str(error))
+
+    def made(self, module: str, code: str) -> Any:
+        """Make the interceptor of a plug-in in a module of ours."""
+        self.plugin(module, PLUGIN.format(name="mine").replace("plugin = Plugin", f"{code}\nplugin = Plugin"))
+        path = self.directory / "plugins" / f"{module}.py"
+        path.write_text(path.read_text().replace("lambda settings, job, daemon: Interceptor()", "made"))
+        (chosen,) = choose(self.settings("mine"))
+        return make(chosen, job(), daemon())
+
+    def test_made(self) -> None:
+        """An interceptor that asks for stages is what its plug-in made."""
+        code = "class Mine(Interceptor): pass\ndef made(settings, job, daemon): return Mine()"
+        self.assertEqual(type(self.made("dt_test_made", code)).__name__, "Mine")
+
+    def test_make_fails(self) -> None:
+        """A plug-in that fails stops the start with a sentence: which one it is, in which line, and why."""
+        for number, (code, why) in enumerate(
+            (
+                ("def made(settings, job, daemon): return {}['nothing']", "KeyError('nothing')"),
+                ("def made(settings): return Interceptor()", "TypeError("),
+                ("def made(settings, job, daemon): return None", "AttributeError("),
+                (
+                    "class Mine(Interceptor):\n    def wants(self, operation): return operation.nothing\n"
+                    "def made(settings, job, daemon): return Mine()",
+                    "AttributeError(",
+                ),
+            )
+        ):
+            error = self.assertRaises(ConfigurationError, self.made, f"dt_test_fails{number}", code)
+            self.assertEqual(error.where, "interceptor mine")
+            self.assertRegex(error.problem, r"^fails in \S+\.py, line [0-9]+: ")
+            self.assertIn(why, error.problem)
+            (self.directory / "plugins" / f"dt_test_fails{number}.py").unlink()
+
+    def test_own_errors(self) -> None:
+        """What a plug-in refuses in our words goes on as it is."""
+        code = "from docker_tracker.errors import LedgerError\ndef made(*_): raise LedgerError('/l', 'is broken')"
+        error = self.assertRaises(LedgerError, self.made, "dt_test_refuses", code)
+        self.assertEqual(error.problem, "is broken")
+
+    def test_no_stage(self) -> None:
+        """What an interceptor wants must be stages; None (a forgotten return) is named with its method."""
+        code = (
+            "class Mine(Interceptor):\n    def wants(self, operation):\n        if operation.name != 'libpod':\n"
+            "            return super().wants(operation)\ndef made(settings, job, daemon): return Mine()"
+        )
+        error = self.assertRaises(ConfigurationError, self.made, "dt_test_stages", code)
+        self.assertEqual(error.where, "interceptor mine")
+        self.assertIn("plugins.dt_test_stages.Mine.wants must return a Stage", error.problem)
+        self.assertIn("not None as for libpod", error.problem)
 
     def test_settings(self) -> None:
         """A section with a wrong key is refused, by its name."""
