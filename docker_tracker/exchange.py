@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import enum
+import os
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -78,7 +78,11 @@ class Peer:
         if not self.pid:
             return ""
         try:
-            raw = Path(f"/proc/{self.pid}/cmdline").read_bytes()[:4096]
+            descriptor = os.open(f"/proc/{self.pid}/cmdline", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                raw = os.read(descriptor, 4096)
+            finally:
+                os.close(descriptor)
         except OSError:  # it ended, or it is another user's and hidden from us
             return ""
         return raw.replace(b"\0", b" ").decode("utf-8", "replace").strip()

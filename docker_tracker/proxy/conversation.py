@@ -90,6 +90,32 @@ class Conversation:
     :param peer: Who it is.
     """
 
+    __slots__ = (
+        "_advancing",
+        "_answer",
+        "_body",
+        "_client",
+        "_decision",
+        "_draining",
+        "_engine",
+        "_head",
+        "_held",
+        "_held_size",
+        "_hub",
+        "_inbox",
+        "_payload",
+        "_phase",
+        "_saving",
+        "_scanner",
+        "_splice",
+        "_whole",
+        "call",
+        "entrance",
+        "exchange",
+        "peer",
+        "steps",
+    )
+
     def __init__(self, hub: Hub, wire: Wire, entrance: Entrance, peer: Peer) -> None:
         self.entrance = entrance
         self.peer = peer
@@ -147,10 +173,10 @@ class Conversation:
 
     def ended(self) -> None:
         """See `Receiver.ended`."""
-        if self._client.hung_up():
-            self.abort()
-        elif self._phase == _Phase.HEAD:
+        if self._phase == _Phase.HEAD:
             self._close()  # between requests, or in the middle of a head
+        elif self._client.hung_up():
+            self.abort()
         elif self._phase == _Phase.HOLD:
             self._refuse(BadBodyError("the body ended before it was whole"))
         elif self._phase == _Phase.BODY and self._engine is not None:

@@ -85,6 +85,8 @@ class Splice:
     :param on_finished: Called once, with the bytes from the client and to it.
     """
 
+    __slots__ = ("_client", "_engine", "_finished", "_grace", "_on_finished", "tap")
+
     def __init__(
         self,
         client: Wire,

@@ -20,13 +20,16 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from docker_tracker.proxy.hangup import HangupWatch
-from docker_tracker.proxy.pipe import Pipe, Pipes
+from docker_tracker.proxy.pipe import SIZE, WORTH, Pipe, Pipes
 
 Bytes = bytes | bytearray | memoryview
 
 #: Shared by all wires of the process: what is read is acted on before the next read.
 _BUFFER = bytearray(1024 * 1024)
 _VIEW = memoryview(_BUFFER)
+
+# socket(7); Python has no name for it.
+_SO_SNDBUFFORCE = 32
 
 #: How long a closing connection is read on, so that its last answer is not lost to a reset, in seconds.
 LINGER = 2.0
@@ -170,6 +173,7 @@ class SocketWire:
         "_reading",
         "_socket",
         "_timer",
+        "_wide",
         "_write_broken",
         "_writing",
         "connecting",
@@ -191,6 +195,7 @@ class SocketWire:
         self._socket: socket.socket | None = sock
         self.splices = board.pipes.usable
         self._diverted = 0
+        self._wide = False
         self._queue: deque[Bytes | Pipe] = deque()
         self._reading = False
         self._writing = False
@@ -314,6 +319,9 @@ class SocketWire:
             return
         if not self._queue and not self.connecting:
             sent = self._send(data)
+            if 0 <= sent < len(data) and len(data) >= WORTH and self._widen():
+                data = data[sent:]
+                sent = self._send(data)
             if sent < 0 or sent == len(data):
                 return
             data = data[sent:]
@@ -331,6 +339,8 @@ class SocketWire:
         if self._write_broken or self._ending:
             self._board.pipes.give(pipe)
             return
+        if pipe.length >= WORTH:
+            self._widen()
         if not self._queue and self._drain(pipe) < 0:
             self._board.pipes.give(pipe)
             return
@@ -413,6 +423,17 @@ class SocketWire:
             self._board.hangups.watch(self._socket.fileno(), callback)
 
     # Inside
+
+    def _widen(self) -> bool:
+        """Let the kernel hold more of what we send in bulk, once: it saves half of the turns. False: it was done."""
+        if self._wide or self._socket is None:
+            return False
+        self._wide = True
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, SIZE)
+        except PermissionError:  # not root: what net.core.wmem_max allows
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SIZE)
+        return True
 
     def _send(self, data: Bytes) -> int:
         """Return how many bytes went out, or -1: the other end reads no more."""
