@@ -30,7 +30,7 @@ BASE = "sha256:" + "b" * 64
 class RecorderCase(TrackingCase):
     def setUp(self) -> None:
         super().setUp()
-        self.recorder = Recorder(self.job_id, "default", self.ledger, self.engine)
+        self.recorder = Recorder(self.job_id, "default", self.ledger, self.engine, self.clock.seconds)
 
     def exchange(self, method: str, target: str, peer: Peer | None = None) -> Exchange:
         return attrs.evolve(exchange(method, target, peer), job_id=self.job_id)
@@ -173,7 +173,7 @@ class CreateTests(RecorderCase):
 
     def test_commit_with_tag(self) -> None:
         """The tag is the job's, unless it was there before; the image always is."""
-        self.engine.answers["/images/taken:latest/json"] = {"Id": BASE}
+        self.engine.answers["/images/json"] = [{"Id": BASE, "RepoTags": ["taken:latest"]}]
         for repository, wanted in (
             ("new&tag=2", ("new:2", "made")),
             ("docker.io/library/taken", ("taken:latest", "used")),
@@ -476,6 +476,29 @@ class ImageTests(RecorderCase):
         self.assertEqual(few, (ALL_IMAGES, ("image", "a:latest"), ("image", IMAGE)))
         many = self.before_of("/build?t=i5:latest", self.listed(*((f"sha256:{n}", [f"i{n}"]) for n in range(3000))))
         self.assertEqual(many, (("image", "i5:latest"),))
+        commit = self.before_of("/commit?container=c", [{"Id": IMAGE, "RepoTags": None}])
+        self.assertEqual(commit, (ALL_IMAGES, ("image", IMAGE)))
+
+    def test_too_many_before(self) -> None:
+        """Of very many images, one that is not known to be new is the job's only if it is younger than the request."""
+        many = self.listed(*((f"sha256:{n:064}", [f"i{n}:1"]) for n in range(3000)))
+        now = int(self.clock.seconds())
+        for target, lines, created, tag, wanted in (
+            ("/build?t=mine:1", [{"aux": {"ID": IMAGE}}], now - 1, "mine:1", ["made", "used"]),  # from the cache
+            ("/build?t=mine:1", [{"aux": {"ID": IMAGE}}], now, "mine:1", ["made", "made"]),
+            ("/build?t=i5:1", [{"aux": {"ID": IMAGE}}], now, "i5:1", ["used", "made"]),
+            ("/images/load", [{"stream": "Loaded image: i6:1\n"}], now - 1, "i6:1", ["used", "used"]),
+            ("/images/create?fromImage=new&tag=1", [], now - 1, "new:1", ["made", "used"]),
+        ):
+            self.engine.answers["/images/json"] = many
+            asked = self.forward("POST", target)
+            self.engine.answers["/images/json"] = [{"Id": IMAGE, "RepoTags": [tag], "Created": created}]
+            for name in (IMAGE, tag):
+                self.engine.answers[f"/images/{name}/json"] = {"Id": IMAGE}
+            self.answer(asked, lines=tuple(lines))
+            found = {row.identifier: row.relation.value for row in self.recorded()}
+            self.assertEqual(found, dict(zip((tag, IMAGE), wanted, strict=True)), (target, created))
+            self.successResultOf(self.ledger.removed("image", [*found]))
 
 
 class PluginTests(RecorderCase):

@@ -650,20 +650,29 @@ class LostTests(WatcherCase):
         self.assertEqual((self.shown()[1:], self.state(number)), ([("volume", OTHER, "made")], "done"))
 
     def test_images(self) -> None:
-        """Tags that were asked for, labels, and for a load whatever is new."""
+        """Tags that were asked for, and labels; what is new of an archive, or without a name, is used only."""
         image = {"Id": IMAGE, "RepoTags": ["mine:1", "other:1"], "RepoDigests": ["mine@sha256:1"], "Created": NOW}
         ours = {"docker-tracker.image-job-id": self.job_id}
         tag, named = ("image", "mine:1"), ("image", IMAGE)
         both = [(*tag, "made"), (*named, "made")]
+        loaded = [(*tag, "used"), ("image", "other:1", "used"), (*named, "used")]
         for operation, names, before, more, wanted in (
             ("image_build", (tag,), (ALL_IMAGES,), {}, both),
             ("image_create", (tag,), (ALL_IMAGES, tag, named), {}, [(*tag, "used"), (*named, "used")]),
             ("image_create", (tag,), (ALL_IMAGES, named), {}, [(*tag, "made"), (*named, "used")]),
             ("image_tag", (tag,), (), {}, [(*tag, "made")]),
+            ("image_build", (tag,), (), {"RepoTags": ["mine:1"]}, both),
+            ("image_build", (tag,), (), {"Created": NOW - 1}, [(*tag, "made"), (*named, "used")]),  # too many before
             ("image_build", (), (ALL_IMAGES,), {"Labels": ours}, [(*named, "made")]),
-            ("image_build", (), (ALL_IMAGES,), {"Labels": ours, "Created": NOW - 1}, []),
-            ("image_build", (), (ALL_IMAGES,), {}, []),
-            ("image_load", (), (ALL_IMAGES,), {}, [(*tag, "made"), ("image", "other:1", "made"), (*named, "made")]),
+            ("image_build", (), (), {"Labels": ours}, [(*named, "made")]),
+            ("image_build", (), (), {"Labels": ours, "Created": NOW - 1}, []),
+            ("image_build", (), (ALL_IMAGES, named), {"Labels": ours, "Created": NOW - 1}, []),
+            ("image_build", (("image", "its:1"),), (ALL_IMAGES,), {}, []),
+            ("image_build", (), (ALL_IMAGES,), {"RepoTags": None}, [(*named, "used")]),  # may be anybody's
+            ("container_commit", (), (ALL_IMAGES,), {"RepoTags": None}, [(*named, "used")]),
+            ("container_commit", (), (), {}, []),
+            ("image_load", (), (ALL_IMAGES,), {}, loaded),
+            ("image_load", (), (ALL_IMAGES,), {"Labels": ours}, loaded),
             ("image_load", (), (ALL_IMAGES, named), {}, []),
             ("image_load", (), (), {}, []),  # it is not known what was there
         ):
@@ -674,6 +683,21 @@ class LostTests(WatcherCase):
             self.stop()
             self.successResultOf(self.ledger.settle(number, State.FAILED))
             self.successResultOf(self.ledger.removed("image", [IMAGE, "mine:1", "other:1"]))
+
+    def test_no_end(self) -> None:
+        """What an archive had in it comes in one by one, and an image that may be a stranger's ends nothing."""
+        for operation in ("image_load", "image_build", "container_commit"):
+            self.engine.answers["/images/json"] = []
+            number = self.lose(operation=operation, kind="image", before=(ALL_IMAGES,))
+            self.start()
+            for image in (BASE, IMAGE):
+                self.engine.answers["/images/json"].append({"Id": image, "RepoTags": None, "Created": NOW})
+                self.clock.pump([1] * 20)
+                self.assertEqual(self.state(number), "lost", operation)
+            self.clock.pump([1] * 40)
+            self.assertEqual((self.state(number), len(self.shown())), ("done", 2), operation)
+            self.stop()
+            self.successResultOf(self.ledger.removed("image", [BASE, IMAGE]))
 
     def test_loaded_by_another(self) -> None:
         """An image that another exchange recorded is not a lost load's."""

@@ -8,7 +8,8 @@ is left to the watcher. Removals that pass by are written down before the client
 from __future__ import annotations
 
 import json
-from collections.abc import Coroutine, Iterable, Sequence
+import time
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -45,6 +46,7 @@ _MOST_TASKS: Final = 256  # look-ups after answers, and containers that wait for
 _MOST_TOGETHER: Final = 64  # containers that one look-up tells of; their IDs stand in its query
 _MOST_BEFORE: Final = 4096  # images that an intent lists as there before
 _MOST_LINES: Final = 1000  # images that one answer in lines may tell of
+_COMMIT: Final = "container_commit"  # beside those that answer in lines, the create that makes a new image
 _PAGES: Final = ("tracker_page", "tracker_other")
 # Their names are no prefixes of anything, unlike those of all other kinds.
 _EXACT: Final = ("volume", "plugin")
@@ -71,16 +73,20 @@ class Recorder(Interceptor):
     :param job: Its name.
     :param ledger: Where it is recorded.
     :param engine: For the look-ups.
+    :param now: Seconds since the epoch.
     """
 
     fail_closed = True
     log = Logger()
 
-    def __init__(self, job_id: str, job: str, ledger: ILedger, engine: IEngine) -> None:
+    def __init__(
+        self, job_id: str, job: str, ledger: ILedger, engine: IEngine, now: Callable[[], float] = time.time
+    ) -> None:
         self._job_id = job_id
         self._job = job
         self._ledger = ledger
         self._engine = engine
+        self._now = now
         self._tasks: set[Deferred[None]] = set()
         self._new: list[_Course] = []
         self._looking = False
@@ -198,6 +204,7 @@ class Recorder(Interceptor):
                 names=names,
                 before=await self._before(call, names, document),
                 exchange=exchange.id,
+                started=self._now(),
             )
             number = await self._written(self._ledger.intend(intent, engine))
         except EngineError as error:
@@ -224,7 +231,7 @@ class Recorder(Interceptor):
     ) -> tuple[Reference, ...]:
         """Return what of all that a create may lead to is there already."""
         operation = call.operation
-        if operation.kind == "image" and operation.response is ResponseBody.LINES:
+        if operation.kind == "image" and (operation.response is ResponseBody.LINES or operation.name == _COMMIT):
             images = [("image", name) for seen in await self._images() for name in seen.called]
             return (ALL_IMAGES, *images) if len(images) < _MOST_BEFORE else tuple({*images}.intersection(names))
         found = []
@@ -326,7 +333,7 @@ class Recorder(Interceptor):
         for seen in await self._images():
             tags = wanted.intersection(seen.names)
             if tags or seen.identifier in wanted:
-                found.append(course.intent.led_to("image", seen.identifier))
+                found.append(course.intent.led_to("image", seen.identifier, created=seen.created))
                 found += [course.intent.led_to("image", tag, name=tag, parent=seen.identifier) for tag in sorted(tags)]
         state = State.DONE if found or told else State.FAILED
         await self._ledger.record(course.intent.number, found, state)

@@ -350,12 +350,13 @@ def _names_its_own(intent: Intent) -> bool:
 def _is_all(intent: Intent, found: Iterable[Resource], recorded: Iterable[Resource]) -> bool:
     """Return whether nothing else can come of an intent.
 
-    Volumes are there before their container, and an image that was there may yet get a successor.
+    Volumes are there before their container, an image that was there may yet get a successor, and an archive may have
+    any number of them.
     """
-    own = [resource for resource in found if resource.kind == intent.kind]
-    if intent.kind == "image":
-        own = [resource for resource in own if resource.relation is Relation.MADE]
-    return bool(own) or any(resource.kind == intent.kind for resource in recorded)
+    if intent.operation == "image_load":
+        return False
+    own = [resource for resource in (*found, *recorded) if resource.kind == intent.kind]
+    return any(intent.kind != "image" or resource.relation is Relation.MADE for resource in own)
 
 
 def _led_to(
@@ -392,16 +393,26 @@ def _led_to(
 
 
 def _images_led_to(intent: Intent, seen: Seen, owned: set[tuple[str, str]]) -> list[Resource]:
+    """Return an image and those of its tags that a lost intent led to.
+
+    What an archive has in it, and an image without a name, is known to nobody but the engine: what is new since is
+    the job's only by its label, and else used, as it may be anybody's.
+    """
     tags = [name for name in seen.names if ("image", name) in intent.names]
-    labelled = seen.labels.get(IMAGE_JOB_ID_LABEL) == intent.job_id and seen.created >= int(intent.started)
     known = ("image", seen.identifier) in owned
     new = ALL_IMAGES in intent.before and ("image", seen.identifier) not in intent.before and not known
-    if intent.operation == "image_load" and new:  # what is in the archive is known to nobody
-        tags = [name for name in seen.names if "@" not in name]
-    elif not tags and (known or not labelled):
-        return []
-    found = [intent.led_to("image", tag, name=tag, parent=seen.identifier) for tag in tags]
-    return found if intent.operation == "image_tag" else [intent.led_to("image", seen.identifier), *found]
+    young = seen.created >= int(intent.started)
+    labelled = seen.labels.get(IMAGE_JOB_ID_LABEL) == intent.job_id and intent.operation != "image_load"
+    if tags or (labelled and not known and (new or young)):
+        found = [intent.led_to("image", tag, name=tag, parent=seen.identifier) for tag in tags]
+        if intent.operation == "image_tag":
+            return found
+        return [intent.led_to("image", seen.identifier, created=seen.created), *found]
+    if new and not intent.names:
+        image = Resource(kind="image", identifier=seen.identifier, relation=Relation.USED)
+        others = [name for name in seen.names if "@" not in name]
+        return [image, *(attrs.evolve(image, identifier=tag, name=tag, parent=seen.identifier) for tag in others)]
+    return []
 
 
 def _event(line: bytes) -> Mapping[str, Any]:
