@@ -134,6 +134,9 @@ class ILedger(Interface):
     def settle(intent: int, state: State) -> Deferred[None]:
         """Write down what became of an intent."""
 
+    def settle_owed() -> Deferred[None]:
+        """Settle the intents whose settlement could not be written when it was due (a full disk)."""
+
     def removed(kind: str, identifiers: Sequence[str]) -> Deferred[None]:
         """Write down that resources exist no more, whoever's they were; unknown identifiers are passed by."""
 

@@ -191,6 +191,10 @@ class FakeLedger:
         """See `ILedger.settle`."""
         return self._answer(lambda: self._settle(intent, state))
 
+    def settle_owed(self) -> Deferred[None]:
+        """See `ILedger.settle_owed`; it owes none."""
+        return self._answer(lambda: None)
+
     def _settle(self, intent: int, state: State) -> None:
         self.intents[intent - 1] = attrs.evolve(self.intents[intent - 1], state=state)
         for callback in self._lost if state is State.LOST else ():

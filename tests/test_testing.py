@@ -156,6 +156,7 @@ class FakeTests(SynchronousTestCase):
         self.successResultOf(ledger.record(1, made, State.DONE))
         self.successResultOf(ledger.record(2, made[:1]))
         self.successResultOf(ledger.settle(2, State.LOST))
+        self.successResultOf(ledger.settle_owed())
         self.assertEqual(([each.state for each in ledger.intents], heard), ([State.DONE, State.LOST], [1]))
         ((lost, led_to),) = self.successResultOf(ledger.lost())
         self.assertEqual((lost.number, [each.identifier for each in led_to]), (2, ["c"]))

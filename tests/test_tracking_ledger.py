@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+from twisted.internet.defer import fail
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -16,6 +17,7 @@ from zope.interface.verify import verifyObject
 from docker_tracker.errors import LedgerError
 from docker_tracker.interfaces import IJob, ILedger
 from docker_tracker.records import Intent, Relation, Resource, State
+from docker_tracker.tracking import ledger
 from docker_tracker.tracking.ledger import Keeping, Ledger
 
 ENGINE = "ENGINE:1"
@@ -169,6 +171,64 @@ class IntentTests(LedgerCase):
         answer = self.ledger.record(99, [Resource(kind="container", identifier=CONTAINER)])
         self.assertIn("no intent 99", self.failureResultOf(answer, LedgerError).value.problem)
         self.assertEqual(self.identifiers(), [])
+
+
+class OwedTests(LedgerCase):
+    """Settlements that could not be written."""
+
+    def break_disk(self) -> None:
+        problem = LedgerError("/l", "database or disk is full")
+        self.patched = self.patch(self.ledger._database, "run", lambda work: fail(problem))
+
+    def states(self) -> list[str]:
+        connection = sqlite3.connect(self.path)
+        self.addCleanup(connection.close)
+        return [state for (state,) in connection.execute("SELECT state FROM intents ORDER BY number")]
+
+    def test_owed(self) -> None:
+        """They are written as soon as the disk takes them; a record that failed has to be looked for."""
+        heard: list[None] = []
+        self.ledger.on_lost(lambda: heard.append(None))
+        settled, lost, recorded, noted, other = [self.intend() for _ in range(5)]
+        self.break_disk()
+        for failing in (
+            self.ledger.settle(settled, State.FAILED),
+            self.ledger.settle(lost, State.LOST),
+            self.ledger.record(recorded, [Resource(kind="container", identifier="c")], State.DONE),
+            self.ledger.record(noted, [Resource(kind="container", identifier="d")]),
+            self.ledger.settle_owed(),
+        ):
+            self.failureResultOf(failing, LedgerError)
+        self.assertEqual(len(heard), 4)
+        self.patched.restore()
+        self.assertEqual(self.states(), ["open"] * 5)
+        self.successResultOf(self.ledger.settle_owed())
+        self.assertEqual(self.states(), ["failed", "lost", "lost", "lost", "open"])
+        self.successResultOf(self.ledger.settle(other, State.DONE))
+        self.assertEqual(self.states()[-1], "done")
+
+    def test_settled_meanwhile(self) -> None:
+        """One that was settled after all is left so; the last thing said of one counts."""
+        first, second = self.intend(), self.intend()
+        self.break_disk()
+        self.failureResultOf(self.ledger.settle(first, State.LOST), LedgerError)
+        self.failureResultOf(self.ledger.record(second, []), LedgerError)
+        self.failureResultOf(self.ledger.settle(second, State.FAILED), LedgerError)
+        self.patched.restore()
+        self.successResultOf(self.ledger.settle(first, State.DONE))
+        self.successResultOf(self.ledger.settle_owed())
+        self.assertEqual(self.states(), ["done", "failed"])
+
+    def test_bounded(self) -> None:
+        """No more than a number are kept in mind."""
+        self.patch(ledger, "_MOST_OWED", 1)
+        first, second = self.intend(), self.intend()
+        self.break_disk()
+        for number in (first, second, first):
+            self.failureResultOf(self.ledger.settle(number, State.LOST), LedgerError)
+        self.patched.restore()
+        self.successResultOf(self.ledger.settle_owed())
+        self.assertEqual(self.states(), ["lost", "open"])
 
 
 class ResourceTests(LedgerCase):

@@ -749,6 +749,20 @@ class LostTests(WatcherCase):
         self.start()
         self.assertEqual(self.state(number), "failed")
 
+    def test_settlement_failed(self) -> None:
+        """An intent whose loss could not be written down is looked for once it can be."""
+        number = self.make(state=None, names=(("container", "web"),))
+        self.engine.answers["/containers/json"] = [self.container(ID, "web")]
+        self.start()
+        self.clock.advance(1)
+        self.successResultOf(self.ledger.removed("container", [ID]))
+        patched = self.patch(self.ledger._database, "run", lambda work: fail(LedgerError("/l", "disk full")))
+        self.failureResultOf(self.ledger.settle(number, State.LOST), LedgerError)
+        self.clock.pump([1] * 5)
+        patched.restore()
+        self.clock.pump([1] * 40)
+        self.assertEqual((self.identifiers(), self.state(number)), ([ID], "done"))
+
     def test_used_by_two_jobs(self) -> None:
         """What another job made meanwhile is only used."""
         other = self.successResultOf(self.ledger.job("other"))

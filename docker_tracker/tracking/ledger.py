@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from docker_tracker.errors import LedgerError
@@ -20,6 +21,7 @@ from docker_tracker.records import Intent, Reference, Relation, Resource, State
 from docker_tracker.tracking.database import CallFromThread, Database, Migrations
 
 _DAY: Final = 86400.0
+_MOST_OWED: Final = 100_000  # settlements that are kept in mind; further ones wait for the next start
 _SHORT_ID: Final = 12  # characters: what the engine's clients show of an ID
 
 # A step is never edited once it was released: the next one mends it.
@@ -117,6 +119,7 @@ class Ledger:
         self._keeping = keeping or Keeping()
         self._now = now
         self._when_lost: Callable[[], None] | None = None
+        self._owed: dict[int, State] = {}
 
     def open(self, instance: str, job: str = "default") -> IJob:
         """Open the file; intents that an earlier process left open are lost. Blocks for some milliseconds.
@@ -183,12 +186,30 @@ class Ledger:
             if state is not None:
                 _settle(database, intent, state, now)
 
-        return self._told(self._database.run(work), state)
+        return self._told(self._owing(self._database.run(work), intent, State.LOST), state)
 
     def settle(self, intent: int, state: State) -> Deferred[None]:
         """Write down what became of an intent."""
         now = self._now()
-        return self._told(self._database.run(lambda database: _settle(database, intent, state, now)), state)
+        settling = self._database.run(lambda database: _settle(database, intent, state, now))
+        return self._told(self._owing(settling, intent, state), state)
+
+    def settle_owed(self) -> Deferred[None]:
+        """Settle what could not be settled when it was due; see `ILedger.settle_owed`."""
+        owed, now = {**self._owed}, self._now()
+        if not owed:
+            return succeed(None)
+
+        def work(database: sqlite3.Connection) -> None:
+            for intent, state in owed.items():
+                row = database.execute("SELECT state FROM intents WHERE number = ?", (intent,)).fetchone()
+                if row is not None and row[0] == State.OPEN.value:  # it was not settled meanwhile
+                    _settle(database, intent, state, now)
+
+        def settled(_: None) -> None:
+            self._owed = {intent: state for intent, state in self._owed.items() if owed.get(intent) is not state}
+
+        return self._database.run(work).addCallback(settled)
 
     def removed(self, kind: str, identifiers: Sequence[str]) -> Deferred[None]:
         """Write down that resources exist no more, whoever's they were; unknown identifiers are passed by."""
@@ -296,6 +317,18 @@ class Ledger:
             )
 
         return self._database.run(work)
+
+    def _owing(self, answer: Deferred[None], intent: int, state: State) -> Deferred[None]:
+        """Keep in mind what a settlement that fails would have said; an intent must not stay open for ever."""
+
+        def failed(failure: Failure) -> Failure:
+            if len(self._owed) < _MOST_OWED or intent in self._owed:
+                self._owed[intent] = state
+                if self._when_lost is not None:
+                    self._when_lost()
+            return failure
+
+        return answer.addErrback(failed)
 
     def _told(self, answer: Deferred[None], state: State | None) -> Deferred[None]:
         """Tell that there is something to look for, once it is on the disk."""

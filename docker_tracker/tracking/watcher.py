@@ -225,6 +225,7 @@ class Watcher(Service):
         The ledger is read first: what it has then and the engine has not afterwards is gone.
         """
         began = self._now()
+        await self._ledger.settle_owed()
         known = await self._ledger.resources()
         lost = await self._ledger.lost()
         lists = _Lists(self._engine)
