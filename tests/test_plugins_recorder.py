@@ -12,7 +12,7 @@ from zope.interface.verify import verifyObject
 
 from docker_tracker.engine.catalogue import OPERATIONS, UNKNOWN
 from docker_tracker.engine.document import Document
-from docker_tracker.errors import BadTargetError, EngineError, LedgerError, RefusedError
+from docker_tracker.errors import BadTargetError, EngineAnswerError, EngineError, LedgerError, RefusedError
 from docker_tracker.exchange import Answer, Exchange, Outcome, Peer, Stage
 from docker_tracker.http1.head import RequestHead, ResponseHead
 from docker_tracker.interfaces import IInterceptor
@@ -532,6 +532,41 @@ class RefusalTests(RecorderCase):
         _, deciding = self.ask(method, target, body)
         error: RefusedError = self.failureResultOf(deciding, RefusedError).value
         return error
+
+    def test_odd_names(self) -> None:
+        """A name that the engine will refuse is its to refuse: it is not asked for, or its answer does not matter."""
+        for path in ("/images/UPPER:latest/json", "/volumes/bad", "/plugins/bad:latest/json"):
+            self.engine.answers[path] = EngineAnswerError("the engine answered 500", 502, 500)
+        self.engine.answers["/containers/moved/json"] = EngineAnswerError("the engine answered 301", 502, 301)
+        self.engine.answers["/containers/donor/json"] = {"Mounts": [{"Type": "volume", "Name": "d"}]}
+        names = ("../x", "a/../b", "a//b", ".", "", "a\nb", "/", "moved", "/donor")
+        odd = {"HostConfig": {"VolumesFrom": [*names], "Binds": ["a/../b:/x", "bad:/y"]}}
+        for target, body, asked in (
+            ("/images/x/tag?repo=UPPER", None, ["/images/UPPER:latest/json"]),
+            ("/images/x/tag?repo=a/../b", None, []),
+            ("/plugins/create?name=a/../b", None, []),
+            ("/plugins/pull?remote=bad", [], ["/plugins/bad:latest/json"]),
+            ("/plugins/pull?remote=a%0Ab", [], []),
+            ("/containers/create", odd, ["/volumes/bad", "/containers/moved/json", "/containers/donor/json"]),
+        ):
+            self.engine.asked.clear()
+            self.forward("POST", target, body)
+            self.assertEqual(self.engine.asked, asked, target)
+        self.do("POST", "/plugins/pull?remote=a/../b", [])  # nor afterwards
+        self.do("POST", "/volumes/create", {"Name": "v"}, {"Name": "v"})
+        self.assertNotIn("/plugins/a/../b:latest/json", self.engine.asked)
+
+    def test_may_be_there(self) -> None:
+        """What the engine won't tell of is not claimed, if the create is done all the same."""
+        self.engine.answers["/volumes/sick"] = EngineAnswerError("its driver is away", 502, 500)
+        self.do("POST", "/containers/create", {"HostConfig": {"Binds": ["sick:/x"]}}, {"Id": ID})
+        self.assertEqual(self.shown(), [("container", ID, "made"), ("volume", "sick", "used")])
+
+    def test_donor_fails(self) -> None:
+        """If a donor's volumes can't be known, nothing is made: they would be taken for the new container's."""
+        self.engine.answers["/containers/donor/json"] = EngineAnswerError("the engine answered 500", 502, 500)
+        error = self.refusal("POST", "/containers/create", {"HostConfig": {"VolumesFrom": ["donor"]}})
+        self.assertEqual(str(error), "nothing was made: the engine answered 500")
 
     def test_ledger_fails(self) -> None:
         """What can't be written down is not made; the client is told."""

@@ -60,6 +60,14 @@ def inspect_path(kind: str, reference: str) -> str:
     return _VARIABLE.sub(lambda _: quote(reference, safe="/:@"), pattern)
 
 
+def is_inspectable(reference: str) -> bool:
+    """Return whether a client's name can stand in a path: the engine's router cleans others, and answers a 301.
+
+    Source: ``net/url`` and gorilla/mux (``cleanPath``), which see the path after it was unquoted.
+    """
+    return reference.isprintable() and not {"", ".", ".."}.intersection(reference.split("/"))
+
+
 def listed(kind: str, answer: Any) -> list[Seen]:
     """Read the answer of the call that lists a kind; entries that have no ID are passed by."""
     entries = answer.get("Volumes") if isinstance(answer, dict) else answer
@@ -121,7 +129,7 @@ def implicit_volumes(create: Document) -> list[str]:
 def donors(create: Document) -> list[str]:
     """Return the containers whose volumes a new one mounts (``VolumesFrom``)."""
     found = [*_texts(create.get("HostConfig", "VolumesFrom")), *_texts(create.get("VolumesFrom"))]
-    return [reference.partition(":")[0] for reference in found]
+    return [reference.partition(":")[0].removeprefix("/") for reference in found]
 
 
 def container_name(container: Any) -> str:

@@ -25,6 +25,7 @@ from docker_tracker.engine.inventory import (
     container_name,
     donors,
     inspect_path,
+    is_inspectable,
     list_call,
     listed,
     volumes_of,
@@ -33,7 +34,7 @@ from docker_tracker.engine.lines import created_by_line
 from docker_tracker.engine.naming import named_by, removed_by_answer
 from docker_tracker.engine.operation import Call, Effect, Operation, RequestBody, ResponseBody
 from docker_tracker.engine.reference import familiar
-from docker_tracker.errors import EngineError, LedgerError, RefusedError
+from docker_tracker.errors import EngineAnswerError, EngineError, LedgerError, RefusedError
 from docker_tracker.exchange import Answer, Exchange, Outcome, Stage
 from docker_tracker.http1.head import RequestHead, ResponseHead
 from docker_tracker.interceptor import Interceptor, Plugin
@@ -42,6 +43,7 @@ from docker_tracker.records import ALL_IMAGES, Intent, Reference, Relation, Reso
 
 _NOTE: Final = "recorder"
 _GOOD: Final = range(200, 300)
+_BROKEN: Final = range(500, 600)
 _MOST_TASKS: Final = 256  # look-ups after answers, and containers that wait for one; further ones are the watcher's
 _MOST_TOGETHER: Final = 64  # containers that one look-up tells of; their IDs stand in its query
 _MOST_BEFORE: Final = 4096  # images that an intent lists as there before
@@ -237,11 +239,28 @@ class Recorder(Interceptor):
         found = []
         for kind, name in names:
             if kind in ("volume", "image", "plugin") and operation.name != "volume_create":
-                found += [(kind, name)] if await self._engine.get(inspect_path(kind, name)) is not None else []
+                found += [(kind, name)] if await self._may_be_there(kind, name) else []
         for container in donors(document) if document is not None and operation.kind == "container" else ():
-            donor = await self._engine.get(inspect_path("container", container))
-            found += [("volume", name) for name in volumes_of(donor)]
+            found += [("volume", name) for name in volumes_of(await self._donor(container))]
         return tuple(found)
+
+    async def _may_be_there(self, kind: str, name: str) -> bool:
+        """Return whether something has a client's name; of what the engine won't say, nothing is claimed as made."""
+        try:
+            return not is_inspectable(name) or await self._engine.get(inspect_path(kind, name)) is not None
+        except EngineAnswerError:  # a name that the engine will refuse: that is its to say
+            return True
+
+    async def _donor(self, name: str) -> Any:
+        """Return the container whose volumes a new one will have; None if there is none of that name."""
+        if not is_inspectable(name):
+            return None
+        try:
+            return await self._engine.get(inspect_path("container", name))
+        except EngineAnswerError as error:
+            if error.answered in _BROKEN:  # its volumes would be taken for new ones
+                raise
+            return None
 
     def _answered(self, exchange: Exchange, intent: Intent, identifier: str, document: Document) -> list[Resource]:
         """Return what the JSON answer of a create tells of."""
@@ -344,7 +363,7 @@ class Recorder(Interceptor):
         found = [
             course.intent.led_to(kind, name, name=name)
             for kind, name in course.intent.names
-            if await self._engine.get(inspect_path(kind, name)) is not None
+            if is_inspectable(name) and await self._engine.get(inspect_path(kind, name)) is not None
         ]
         await self._ledger.record(course.intent.number, found, State.DONE if found else State.FAILED)
 
