@@ -548,7 +548,7 @@ class FailureTests(SynchronousTestCase):
         for answer in (
             b"HTTP/1.1 201 Created\r\nContent-Length: 3\r\n\r\nabc",
             b"HTTP/1.1 201 Created\r\nContent-Length: 11\r\n\r\n" + b'{"Id":"ab"}!',
-            b"HTTP/1.1 201 Created\r\nContent-Length: 5000\r\n\r\n" + b'"' * 5000,
+            b"HTTP/1.1 201 Created\r\nContent-Length: 9000\r\n\r\n" + b'"' * 9000,
         ):
             recording = Recording()
             wires = Wires(Named("one", recording), limits=Limits(json_bytes=4096))

@@ -74,6 +74,7 @@ class EngineSide:
         "_conversation",
         "_gone",
         "_held",
+        "_held_size",
         "_inbox",
         "_last",
         "_lines",
@@ -93,6 +94,7 @@ class EngineSide:
         self._last = False
         self._method = ""
         self._held: list[bytes] = []
+        self._held_size = 0
         self._payload: list[bytes] | None = None
         self._lines: LineSplitter | None = None
 
@@ -231,7 +233,7 @@ class EngineSide:
         self._last = response.closes  # requests that came with this one are left unanswered
         if steps is not None and steps.response_json and 200 <= head.status < 300:
             self._phase = _Phase.HOLD
-            self._held, self._payload = [head.raw], []
+            self._held, self._payload, self._held_size = [head.raw], [], 0
             self._hold(rest)
             return
         self._phase = _Phase.PASS
@@ -279,9 +281,11 @@ class EngineSide:
         assert self._payload is not None
         size = self._body.feed(data, self._payload)
         self._held.append(data[:size])
+        self._held_size += size
         limit = self._conversation.entrance.limits.json_bytes
-        if sum(map(len, self._payload)) > limit or sum(map(len, self._held)) > 2 * limit:
-            raise EngineProtocolError(f"the engine's answer is longer than the {limit} bytes that may be held")
+        # Twice, as a body in small chunks is longer than what it carries; the head is bounded by itself.
+        if self._held_size > 2 * limit:
+            raise EngineProtocolError(f"the engine's answer is longer than the {2 * limit} bytes that are held")
         if self._body.done:
             if size < len(data):
                 raise EngineProtocolError("the engine sent bytes that nobody asked for")

@@ -104,6 +104,7 @@ class Conversation:
         "_hub",
         "_inbox",
         "_payload",
+        "_payload_size",
         "_phase",
         "_saving",
         "_scanner",
@@ -134,6 +135,7 @@ class Conversation:
         self._held: list[bytes] = []
         self._payload: list[bytes] = []
         self._held_size = 0
+        self._payload_size = 0
         self._whole: Deferred[None] | None = None
         self._decision: Deferred[None] | None = None
         self._advancing = False
@@ -399,7 +401,7 @@ class Conversation:
         """Return the request's body as JSON, once all of it is here."""
         assert self._head is not None
         self._phase = _Phase.HOLD
-        self._held, self._payload, self._held_size = [], [], 0
+        self._held, self._payload, self._held_size, self._payload_size = [], [], 0, 0
         self._collect()
         if not self._body.done:
             if self._head.minor and self._head.has_token("Expect", "100-continue"):
@@ -414,14 +416,16 @@ class Conversation:
 
     def _collect(self) -> None:
         """Move what has come of a JSON body from the inbox to what is held."""
+        had = len(self._payload)
         size = self._body.feed(self._inbox, self._payload)
+        self._payload_size += sum(map(len, self._payload[had:]))
         self._held.append(bytes(self._inbox[:size]))
         del self._inbox[:size]
         self._count(size)
         self._held_size += size
         limit = self.entrance.limits.json_bytes
         # Twice, as a body in small chunks is longer than what it carries.
-        if sum(map(len, self._payload)) > limit or self._held_size > 2 * limit:
+        if self._payload_size > limit or self._held_size > 2 * limit:
             raise BadDocumentError(f"the JSON body is longer than the {limit} bytes that are read", 413)
         if self._body.done and self._whole is not None:
             whole, self._whole = self._whole, None
