@@ -25,6 +25,8 @@ MAX_TRAILER = 65536
 # Fifteen digits, since readers with 63 bits and with 64 agree on those. Space before an extension is refused, as the
 # engine refuses it; space at the line's end is padding that some servers write, and that all readers skip.
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*|;[\t\x20-\x7e\x80-\xff]*)\r\n")
+# The end of one chunk with the line of the next, where both are here and plain: most are.
+_NEXT_CHUNK = re.compile(rb"\r\n(?=[0-9A-Fa-f]*[1-9A-Fa-f])([0-9A-Fa-f]{1,15})\r\n")
 _TRAILER_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n")
 
 
@@ -149,7 +151,13 @@ class ChunkedBody:
                 self._remaining -= step
                 position += step
                 if not self._remaining:
-                    self._state = self._DATA_END
+                    # One look for the usual way from a chunk to the next; the last one, and odd ones, line by line.
+                    following = _NEXT_CHUNK.match(data, position)
+                    if following is None:
+                        self._state = self._DATA_END
+                    else:
+                        self._remaining = int(following[1], 16)
+                        position = following.end()
             else:
                 position += self._feed_line(data, position)
         return position
