@@ -447,6 +447,15 @@ class ImageTests(RecorderCase):
         self.assertEqual(self.shown(), [])
         self.settled()
 
+    def test_bounded(self) -> None:
+        """Looks for images that pile up are left to the watcher, too."""
+        asked = [self.forward("POST", "/build") for _ in range(257)]
+        self.engine.answers["/images/json"] = Deferred()
+        for one in asked:
+            self.answer(one)
+        self.assertEqual(len(self.lost()), 1)
+        self.successResultOf(Deferred.fromCoroutine(self.recorder.stop()))
+
     def test_removed_meanwhile(self) -> None:
         """A tag that is gone when it was just recorded does not stay in the ledger."""
         self.engine.answers["/images/json"] = []
