@@ -44,6 +44,8 @@ def redact_target(target: str) -> str:
     Takes any text, also a query that the engine would refuse.
     """
     path, mark, query = target.partition("?")
+    if path.startswith("/") and not query:
+        return target
     if not path.startswith("/"):  # the absolute form may have a user's name and password
         path = _USER_INFORMATION.sub(rf"\1{MASK}@", path)
     return path + mark + "".join(map(_redact_parameter, re.split("([&;])", query)))

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
 import attrs
@@ -154,18 +156,31 @@ def encode(values: dict[str, Any]) -> bytes:
 
 def timestamp(seconds: float) -> str:
     """Return a time of RFC 3339, in UTC, with milliseconds."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+    whole = int(seconds)
+    return f"{_second(whole)}.{int((seconds - whole) * 1000):03d}Z"
+
+
+@lru_cache(4)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _short(text: str) -> str:
     return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 1] + "…"
 
 
-def _peer(peer: Peer) -> dict[str, Any]:
+def _peer(peer: Peer) -> Mapping[str, Any]:
+    return _who(peer.uid, peer.gid, peer.pid, peer.command, peer.address, peer.certificate)
+
+
+@lru_cache(256)  # a client makes many exchanges
+def _who(
+    uid: int | None, gid: int | None, pid: int | None, command: str, address: str, certificate: str
+) -> Mapping[str, Any]:
     # The first word alone; see the module.
-    program = peer.command.split(" ", 1)[0]
-    values = {"uid": peer.uid, "gid": peer.gid, "pid": peer.pid}
-    texts = {"command": _short(program), "address": peer.address, "certificate": _short(peer.certificate)}
+    program = command.split(" ", 1)[0]
+    values = {"uid": uid, "gid": gid, "pid": pid}
+    texts = {"command": _short(program), "address": address, "certificate": _short(certificate)}
     return {key: value for key, value in values.items() if value is not None} | {k: v for k, v in texts.items() if v}
 
 
@@ -175,8 +190,8 @@ def _resource(exchange: Exchange) -> str:
         return noted
     names = exchange.call.names
     named = names.get("name") or names.get("id")
-    if named:
-        return named
+    if named or not exchange.call.query:
+        return named or ""
     try:
         return query.get(exchange.call.query, "name") or ""
     except BadTargetError:  # it is being refused for that
