@@ -12,7 +12,14 @@ from zope.interface.verify import verifyObject
 
 from docker_tracker.engine.catalogue import OPERATIONS, UNKNOWN
 from docker_tracker.engine.document import Document
-from docker_tracker.errors import BadTargetError, EngineAnswerError, EngineError, LedgerError, RefusedError
+from docker_tracker.errors import (
+    BadDocumentError,
+    BadTargetError,
+    EngineAnswerError,
+    EngineError,
+    LedgerError,
+    RefusedError,
+)
 from docker_tracker.exchange import Answer, Exchange, Outcome, Peer, Stage
 from docker_tracker.http1.head import RequestHead, ResponseHead
 from docker_tracker.interfaces import IInterceptor
@@ -97,7 +104,7 @@ class WantsTests(RecorderCase):
         removals = {row.name for row in OPERATIONS if row.effect.value in ("remove", "prune") and row.kind is not None}
         for name in removals:
             self.assertTrue(wanted[name] & (Stage.RESPONSE_HEAD | Stage.RESPONSE_JSON), name)
-        pages = {"tracker_page", "tracker_other", "container_rename"}
+        pages = {"tracker_page", "tracker_other", "container_rename", "container_start"}
         self.assertEqual({name for name, stages in wanted.items() if stages}, creates | removals | pages)
         self.assertGreaterEqual(len(creates), 14)
         self.assertGreater(len(removals), 10)
@@ -315,6 +322,13 @@ class ContainerTests(RecorderCase):
         self.do("POST", "/containers/create", {}, {"Id": ID}, status=201)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
         self.assertEqual(len(self.lost()), 1)
+
+    def test_start_with_a_body(self) -> None:
+        """A start that old engines would take a HostConfig from, volumes included, is refused."""
+        asked = self.exchange("POST", "/v1.23/containers/cat/start")
+        refused = Deferred.fromCoroutine(self.recorder.request_json(asked, Document.of({"Binds": ["sneaky:/x"]})))
+        self.failureResultOf(refused, BadDocumentError)
+        self.successResultOf(Deferred.fromCoroutine(self.recorder.request_json(asked, Document.of({}))))
 
     def test_failed_late(self) -> None:
         """A create that fails after its volumes were made leaves them to the watcher."""

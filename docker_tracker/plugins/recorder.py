@@ -34,6 +34,7 @@ from docker_tracker.engine.lines import created_by_line
 from docker_tracker.engine.naming import named_by, removed_by_answer
 from docker_tracker.engine.operation import Call, Effect, Operation, RequestBody, ResponseBody
 from docker_tracker.engine.reference import familiar
+from docker_tracker.engine.start import check_start
 from docker_tracker.errors import EngineAnswerError, EngineError, LedgerError, RefusedError
 from docker_tracker.exchange import Answer, Exchange, Outcome, Stage
 from docker_tracker.http1.head import RequestHead, ResponseHead
@@ -99,6 +100,8 @@ class Recorder(Interceptor):
             return Stage.REQUEST_HEAD
         if operation.name == "container_rename":
             return Stage.RESPONSE_HEAD
+        if operation.name == "container_start":
+            return Stage.REQUEST_JSON
         if operation.kind is None:
             return Stage.NOTHING
         if operation.effect is Effect.CREATE:
@@ -116,8 +119,11 @@ class Recorder(Interceptor):
         return None
 
     async def request_json(self, exchange: Exchange, document: Document) -> None:
-        """Write down the intent."""
-        await self._intend(exchange, document)
+        """Write down the intent; refuse a start that would make volumes on the way."""
+        if exchange.call.operation.name == "container_start":
+            check_start(document)
+        else:
+            await self._intend(exchange, document)
 
     def response_head(self, exchange: Exchange, head: ResponseHead) -> None:
         """Write down what is known without a body: tags and plugins made, things removed, containers renamed."""
