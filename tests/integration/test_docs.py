@@ -77,7 +77,7 @@ class DocsTests(SynchronousTestCase):
             own = re.sub(r"\b(web|cache)\b(?!:/)", rf"{prefix}\1", command.replace("busybox", "busybox:local"))
             own = own.replace("cache:/", f"{prefix}cache:/")
             if command.startswith("export"):
-                host = f"unix://{self.directory}/work/tracker.sock"
+                host = f"unix://{self.directory}/try/tracker.sock"
             elif "--nodaemon" in command:
                 with (self.directory / "log").open("wb") as log:
                     tracker = subprocess.Popen(
