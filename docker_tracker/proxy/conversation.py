@@ -286,10 +286,7 @@ class Conversation:
             self._join(inbox)
 
     def _forward(self, head: bytes, body: bytes | None = None) -> None:
-        """Send a head on, with a whole body (if given) or with as much of it as is here.
-
-        :raises EngineError: the engine is not there.
-        """
+        """Send a head on, with a whole body (if given) or with as much of it as is here."""
         assert self._head is not None
         if body is None:
             size = self._body.feed(self._inbox)
