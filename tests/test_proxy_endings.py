@@ -272,9 +272,11 @@ class HalfTests(SynchronousTestCase):
 
     def test_chunk_extensions(self) -> None:
         """A held body is bounded as it comes, not only as what it carries."""
-        wires = Wires(Named("one", Recording()), limits=Limits(json_bytes=4096))
+        recording = Recording()
+        wires = Wires(Named("one", recording), limits=Limits(json_bytes=4096))
         wires.client.sends(b"POST /containers/create HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
         for _ in range(3):
             wires.client.sends(b"1;" + b"e" * 4000 + b"\r\n \r\n")
         self.assertTrue(wires.client.received.startswith(b"HTTP/1.1 413 "))
         self.assertTrue(wires.over)
+        self.assertEqual(recording.outcomes, [Outcome.REFUSED])

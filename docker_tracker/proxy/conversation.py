@@ -644,10 +644,10 @@ class Conversation:
     def _end(self, outcome: Outcome) -> None:
         self._phase = _Phase.OVER
         self._hub.conversations.discard(self)
+        self._finish(outcome)
         decision, self._decision = self._decision, None
         if decision is not None:
             decision.cancel()
-        self._finish(outcome)
 
     def drain(self) -> None:
         """Take no further request; close once the exchange in flight is over."""
