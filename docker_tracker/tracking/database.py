@@ -11,6 +11,7 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +31,10 @@ CallFromThread = Callable[..., object]
 Migrations = Sequence[Sequence[str]]
 
 _BUSY_SECONDS = 5.0
+
+#: When so many calls shared a transaction, the next one waits so long for company. A single client never waits.
+_CROWD = 4
+_GATHER_SECONDS = 0.002
 
 
 @attrs.frozen(eq=False)
@@ -128,7 +133,10 @@ class Database:
         """Run in the thread: take all that waits, do it, have it answered; until None comes."""
         batch: list[_Request | None] = []
         while None not in batch:
+            crowded = len(batch) >= _CROWD
             batch = [self._queue.get()]
+            if crowded:  # more will come while we wait: one transaction is cheaper than two
+                time.sleep(_GATHER_SECONDS)
             while not self._queue.empty():  # nobody else takes from it
                 batch.append(self._queue.get())
             requests = [request for request in batch if request is not None]
