@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ class DiscoveryTests(SynchronousTestCase):
             "plugin-dir": [str(plugin_dir)],
             "engine": "unix:///engine.sock",
         }
-        return load(options, {}, euid=0)
+        return load(options, {}, euid=os.geteuid())
 
     def plugin(self, module: str, text: str) -> Path:
         """Drop a module into the directory."""
