@@ -316,6 +316,21 @@ class UpgradeTests(SynchronousTestCase):
             self.assertEqual(sink.received, b"defghi")
             self.assertEqual(sink.most_queued, 3)
 
+    def test_no_idle_timeout(self) -> None:
+        """A stream, and an answer without an end, may be silent for a day."""
+        stream = self.upgraded()
+        events = Wires()
+        events.client.sends(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+        events.engine.sends(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        self.assertTrue(events.client.received)
+        waiting = Wires()
+        waiting.client.sends(WAIT)
+        for wires, late in ((stream, b"late"), (events, b"2\r\n{}\r\n"), (waiting, PONG)):
+            wires.clock.advance(86400)
+            wires.engine.sends(late)
+            self.assertEqual(wires.client.received, late)
+            self.assertFalse(wires.over)
+
     def test_preface(self) -> None:
         """Without interceptors HTTP/2 with prior knowledge is spliced raw."""
         wires = Wires()
