@@ -33,6 +33,8 @@ from docker_tracker.config import Listener, Settings
 from docker_tracker.discovery import choose, make
 from docker_tracker.errors import ConfigurationError, TrackerError
 from docker_tracker.interfaces import IDaemon, IJob
+from docker_tracker.job import DEFAULT, JobRequest
+from docker_tracker.job_record import Job
 from docker_tracker.notify import Notifier
 from docker_tracker.open_file import OpenFile
 from docker_tracker.permissions import check_private
@@ -57,13 +59,9 @@ class IDaemonReactor(IReactor, IReactorCore, IReactorFromThreads):
     """What the daemon needs of a reactor."""
 
 
-@implementer(IJob)
-@attrs.frozen
-class PlainJob:
-    """The job of a daemon without interceptors: nothing of it is kept."""
-
-    id: str = attrs.field(factory=lambda: secrets.token_hex(16))
-    name: str = "default"
+def plain_job() -> Job:
+    """Return the job of a daemon without interceptors: nothing of it is kept."""
+    return Job(id=secrets.token_hex(16), request=JobRequest(name=DEFAULT))
 
 
 @attrs.frozen
@@ -142,7 +140,7 @@ class Daemon(Service):
 
         :raises ConfigurationError: the daemon would not start.
         """
-        self._build_plan(PlainJob())
+        self._build_plan(plain_job())
         self._reopeners.clear()  # those of interceptors that nobody will use
 
     def privilegedStartService(self) -> None:
@@ -169,7 +167,7 @@ class Daemon(Service):
         try:
             if not self._bound:  # a start without a privileged start, as tests do it
                 self.privilegedStartService()
-            job: IJob = PlainJob()
+            job: IJob = plain_job()
             if self.settings.interceptors:
                 from docker_tracker.tracking.instance import read_or_make
 

@@ -27,6 +27,7 @@ from docker_tracker.engine.document import Document
 from docker_tracker.engine.operation import Operation
 from docker_tracker.exchange import Answer, Exchange, Outcome, Stage
 from docker_tracker.http1.head import RequestHead, ResponseHead
+from docker_tracker.job import JobRequest, JobState, ReapReport
 from docker_tracker.records import Intent, Resource, State
 
 if TYPE_CHECKING:
@@ -104,6 +105,80 @@ class IJob(Interface):
 
     id: str = Attribute("Random, never used again: everything selects by it.")
     name: str = Attribute("For people; may come back.")
+    request: JobRequest = Attribute("What it was asked to be, with references resolved.")
+    state: JobState = Attribute("Where it stands.")
+    owner: int | None = Attribute("The uid of who made it; None: the daemon's own.")
+    socket: str = Attribute("The path of its unix socket, or the empty string.")
+    created: float = Attribute("Seconds since the epoch.")
+    ended: float | None = Attribute("When it stopped to accept clients, or None.")
+    reason: str = Attribute("What ended it, in words.")
+    report: ReapReport | None = Attribute("Of its last reap, or None.")
+
+
+class ILease(Interface):
+    """A hold on a job: while one is there, a job with `docker_tracker.job.Ends.lease` goes on."""
+
+    def release() -> None:
+        """The holder has gone. Further calls do nothing."""
+
+
+class IJobs(Interface):
+    """The jobs of this instance: what the control API serves.
+
+    A reference is a job's ID, or a name: then it means the job of that name that accepts clients, else the latest.
+    Every method raises `docker_tracker.errors.RefusedError` for what cannot be done: 400 for what is wrong in itself,
+    404 for a reference that means nothing, 409 for what does not go now; `docker_tracker.errors.LedgerError` and
+    `docker_tracker.errors.EngineError` for what failed.
+    """
+
+    async def start(request: JobRequest, owner: int | None, pid: int | None) -> IJob:
+        """Make a job; its socket accepts clients when this returns.
+
+        :param owner: The uid of who asks; None: the daemon itself.
+        :param pid: The process that asks, where it is known.
+        """
+
+    def get(reference: str) -> IJob:
+        """Return a job."""
+
+    def jobs(everything: bool = False) -> list[IJob]:
+        """Return all jobs that are not gone (``everything``: those, too, as far as the ledger remembers)."""
+
+    async def end(reference: str, reason: str, failed: bool = False) -> IJob:
+        """Have a job accept nobody any more; it is drained and reaped in the background.
+
+        :param failed: Whether what it did failed, so that `JobRequest.keep_on_failure` holds.
+        """
+
+    async def over(reference: str) -> IJob:
+        """Return a job when its end is reached: gone, failed, or kept as it failed."""
+
+    def lease(reference: str) -> ILease:
+        """Hold a job."""
+
+    async def reap(reference: str, dry_run: bool = False) -> ReapReport:
+        """Remove what a job has made up to now; the job itself goes on, if it has not ended."""
+
+    async def reconcile(dry_run: bool = False, adopt: str = "") -> ReapReport:
+        """Compare engine and ledger once, now, and mend the difference.
+
+        :param adopt: The instance whose things become ours, if it is not the empty string.
+        """
+
+    async def why(reference: str) -> list[Mapping[str, Any]]:
+        """Return what is known of a resource, by ID, beginning of an ID, or name: one object for each that it means.
+
+        Each has ``resource``, ``job``, ``intent`` (None if nobody asked us) and ``who``.
+        """
+
+    def events(since: int, on_event: Callable[[Mapping[str, Any]], None] | None = None) -> Deferred[list[Any]]:
+        """Return the events after a number, oldest first.
+
+        :param on_event: Is called with each further one until `stop_events`.
+        """
+
+    def stop_events(on_event: Callable[[Mapping[str, Any]], None]) -> None:
+        """Tell somebody no more events."""
 
 
 class ILedger(Interface):

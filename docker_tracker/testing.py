@@ -31,6 +31,7 @@ from docker_tracker.http1.head import RequestHead, ResponseHead
 from docker_tracker.http1.scanner import body_for
 from docker_tracker.interceptor import Interceptor
 from docker_tracker.interfaces import IDaemon, IEngine, IInterceptorPlugin, IJob, ILedger
+from docker_tracker.job import JobRequest, JobState, ReapReport
 from docker_tracker.proxy.conversation import Conversation, Entrance
 from docker_tracker.proxy.dial import Dialler
 from docker_tracker.proxy.hub import Hub
@@ -118,12 +119,20 @@ def make_settings(**changes: Any) -> Settings:
 
 
 @implementer(IJob)
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class FakeJob:
-    """A job."""
+    """A job that accepts clients; `request` may say more of it."""
 
     id: str = "0123456789abcdef"
     name: str = "default"
+    request: JobRequest = attrs.Factory(lambda self: JobRequest(name=self.name), takes_self=True)
+    state: JobState = JobState.OPEN
+    owner: int | None = None
+    socket: str = ""
+    created: float = 0.0
+    ended: float | None = None
+    reason: str = ""
+    report: ReapReport | None = None
 
 
 @implementer(ILedger)

@@ -17,6 +17,8 @@ from zope.interface import implementer
 
 from docker_tracker.errors import LedgerError
 from docker_tracker.interfaces import IJob, ILedger
+from docker_tracker.job import JobRequest
+from docker_tracker.job_record import Job
 from docker_tracker.records import Intent, Reference, Relation, Resource, State
 from docker_tracker.tracking.database import CallFromThread, Database, Migrations
 
@@ -68,21 +70,6 @@ MIGRATIONS: Final[Migrations] = (
 
 _RESOURCE_COLUMNS = "kind, identifier, name, relation, parent, attributes, job, intent, created, removed, number"
 _INTENT_COLUMNS = "job, operation, kind, names, before, exchange, number, started, state, settled"
-
-
-@implementer(IJob)
-@attrs.frozen(kw_only=True)
-class Job:
-    """A job as the ledger knows it.
-
-    :ivar id: Random, never used again: everything selects by it.
-    :ivar name: For people; may come back.
-    :ivar created: Seconds since the epoch.
-    """
-
-    id: str
-    name: str
-    created: float
 
 
 @attrs.frozen(kw_only=True)
@@ -356,7 +343,7 @@ def _job(database: sqlite3.Connection, name: str, now: float) -> IJob:
     if row is None:
         row = (secrets.token_hex(16), now)
         database.execute("INSERT INTO jobs VALUES (?, ?, ?, NULL)", (row[0], name, now))
-    return Job(id=row[0], name=name, created=row[1])
+    return Job(id=row[0], request=JobRequest(name=name), created=row[1])
 
 
 def _references(references: Iterable[Reference]) -> str:
