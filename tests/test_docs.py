@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from docker_tracker import connections
 from docker_tracker.config import OPTIONS, TABLES, Limits, Settings, load, section
 from docker_tracker.exchange import Outcome
-from docker_tracker.plugins.audit import AuditSettings, entry
+from docker_tracker.plugins.audit import AuditSettings, line
 from docker_tracker.plugins.labels import LabelsSettings
 from docker_tracker.testing import make_exchange
 
@@ -74,7 +74,8 @@ class AuditTests(SynchronousTestCase):
         """Every key of a line is described, and every outcome."""
         text = page("reference/audit")
         exchange = make_exchange("GET", "/info")
-        for key in (*entry(exchange, "finished", 200, Outcome.COMPLETED, 1.0), "edits", "answered_by", "refused_by"):
+        keys = json.loads(line(exchange, "finished", 200, Outcome.COMPLETED, 1.0))
+        for key in (*keys, "edits", "answered_by", "refused_by"):
             self.assertIn(f"``{key}``", text)
         for outcome in Outcome:
             self.assertIn(f"``{outcome.value}``", text)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
+from json.encoder import encode_basestring_ascii
 from typing import Any, Final
 
 import attrs
@@ -20,7 +20,7 @@ from docker_tracker.engine import query
 from docker_tracker.engine.document import MISSING, Change
 from docker_tracker.engine.operation import Operation, ResponseBody
 from docker_tracker.errors import BadTargetError, ConfigurationError, RefusedError
-from docker_tracker.exchange import Answer, Exchange, Outcome, Peer, Stage
+from docker_tracker.exchange import Answer, Exchange, Outcome, Stage
 from docker_tracker.http1.head import ResponseHead
 from docker_tracker.interceptor import Interceptor, Plugin
 from docker_tracker.interfaces import IDaemon, IJob
@@ -31,7 +31,9 @@ _LONGEST_TEXT: Final = 4096  # characters of any one value
 _LONGEST_EDITS: Final = 64 * 1024  # bytes of all edits of an exchange
 # More than the longest line, every character of it escaped.
 _LEAST_BUFFER: Final = 256 * 1024
+_SHORT_REQUEST: Final = 512  # characters of method and target, if their encoding is kept
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), default=str)
+_text: Final = encode_basestring_ascii
 _OPENING: Final = frozenset((ResponseBody.UPGRADE, ResponseBody.STREAM, ResponseBody.LINES))
 _OUTSIDE: Final = Stage.STARTED | Stage.FINISHED
 # A broken answer of the engine's is quoted, and what stands there may be anything.
@@ -108,50 +110,41 @@ class Audit(Interceptor):
 
     def _write(self, exchange: Exchange, event: str, status: int | None, outcome: Outcome | None = None) -> None:
         if self._file is not None:
-            self._file.write(encode(entry(exchange, event, status, outcome, self._clock.seconds())))
+            self._file.write(line(exchange, event, status, outcome, self._clock.seconds()))
 
 
-def entry(exchange: Exchange, event: str, status: int | None, outcome: Outcome | None, now: float) -> dict[str, Any]:
-    """Return what is written of an exchange.
+def line(exchange: Exchange, event: str, status: int | None, outcome: Outcome | None, now: float) -> bytes:
+    """Return what is written of an exchange: what ``json`` would write, put together of parts that repeat themselves.
 
     :param event: ``opened`` or ``finished``.
     :param status: That the client gets, or None: it got none.
     :param outcome: None while it goes on.
     :param now: Seconds since the epoch.
     """
-    result: dict[str, Any] = {
-        "time": timestamp(exchange.started),
-        "duration": round(max(0.0, now - exchange.started), 6),
-        "event": event,
-        "exchange": exchange.id,
-        "job": exchange.job,
-        "job_id": exchange.job_id,
-        "listener": exchange.listener,
-        "peer": _peer(exchange.peer),
-        "method": _short(exchange.received.method),
-        "path": _short(redact_target(exchange.received.target)),
-        "operation": exchange.call.operation.name,
-        "status": status,
-        "resource": _short(_resource(exchange)),
-        "bytes_from_client": exchange.bytes_from_client,
-        "bytes_to_client": exchange.bytes_to_client,
-    }
+    peer, received, started = exchange.peer, exchange.received, exchange.started
+    client = _client(
+        *(exchange.job, exchange.job_id, exchange.listener),
+        *(peer.uid, peer.gid, peer.pid, peer.command, peer.address, peer.certificate),
+    )
+    encode_request = _asked if len(received.method) + len(received.target) <= _SHORT_REQUEST else _request
+    text = (
+        f'{{"time":"{timestamp(started)}","duration":{round(max(0.0, now - started), 6)!r},"event":"{event}",'
+        f'"exchange":{exchange.id},{client},'
+        f"{encode_request(received.method, received.target, exchange.call.operation.name)},"
+        f'"status":{"null" if status is None else int(status)},"resource":{_text(_short(_resource(exchange)))},'
+        f'"bytes_from_client":{exchange.bytes_from_client},"bytes_to_client":{exchange.bytes_to_client}'
+    )
     if exchange.edits:
-        result["edits"] = _edits(exchange)
+        text += f',"edits":[{",".join(_edits(exchange))}]'
     if outcome is not None:
-        result["outcome"] = outcome.value
+        text += f',"outcome":"{outcome.value}"'
         if exchange.answered_by:
             by = "refused_by" if outcome is Outcome.REFUSED else "answered_by"
-            result[by] = exchange.answered_by
+            text += f',"{by}":{_text(exchange.answered_by)}'
             reason = _reason(exchange.answer)
             if reason:
-                result["reason"] = reason
-    return result
-
-
-def encode(values: dict[str, Any]) -> bytes:
-    """Return one line."""
-    return _ENCODER.encode(values).encode("ascii") + b"\n"
+                text += f',"reason":{_text(reason)}'
+    return (text + "}\n").encode("ascii")
 
 
 def timestamp(seconds: float) -> str:
@@ -169,19 +162,32 @@ def _short(text: str) -> str:
     return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 1] + "…"
 
 
-def _peer(peer: Peer) -> Mapping[str, Any]:
-    return _who(peer.uid, peer.gid, peer.pid, peer.command, peer.address, peer.certificate)
-
-
 @lru_cache(256)  # a client makes many exchanges
-def _who(
-    uid: int | None, gid: int | None, pid: int | None, command: str, address: str, certificate: str
-) -> Mapping[str, Any]:
+def _client(
+    job: str,
+    job_id: str,
+    listener: str,
+    uid: int | None,
+    gid: int | None,
+    pid: int | None,
+    command: str,
+    address: str,
+    certificate: str,
+) -> str:
     # The first word alone; see the module.
     program = command.split(" ", 1)[0]
     values = {"uid": uid, "gid": gid, "pid": pid}
     texts = {"command": _short(program), "address": address, "certificate": _short(certificate)}
-    return {key: value for key, value in values.items() if value is not None} | {k: v for k, v in texts.items() if v}
+    peer = {key: value for key, value in values.items() if value is not None} | {k: v for k, v in texts.items() if v}
+    return _ENCODER.encode({"job": job, "job_id": job_id, "listener": listener, "peer": peer})[1:-1]
+
+
+def _request(method: str, target: str, operation: str) -> str:
+    values = {"method": _short(method), "path": _short(redact_target(target)), "operation": operation}
+    return _ENCODER.encode(values)[1:-1]
+
+
+_asked: Final = lru_cache(512)(_request)  # and many of them are alike
 
 
 def _resource(exchange: Exchange) -> str:
@@ -198,40 +204,37 @@ def _resource(exchange: Exchange) -> str:
         return ""
 
 
-def _edits(exchange: Exchange) -> list[dict[str, Any]]:
+def _edits(exchange: Exchange) -> list[str]:
     operation = exchange.call.operation.name
-    edits = (
-        _edit(edit.interceptor, change) for edit in exchange.edits for change in redact_changes(edit.changes, operation)
-    )
-    result: list[dict[str, Any]] = []
+    result: list[str] = []
     length = 0
-    for edit in edits:
-        length += len(encode(edit))
-        if length > _LONGEST_EDITS:
-            result.append({"more": True})
-            break
-        result.append(edit)
+    for edit in exchange.edits:
+        for change in redact_changes(edit.changes, operation):
+            text = _edit(edit.interceptor, change)
+            length += len(text) + 1
+            if length > _LONGEST_EDITS:
+                result.append('{"more":true}')
+                return result
+            result.append(text)
     return result
 
 
-def _edit(interceptor: str, change: Change) -> dict[str, Any]:
+def _edit(interceptor: str, change: Change) -> str:
     if change.path[:1] in (("target",), ("header",)):
         path = " ".join(map(str, change.path))
     else:  # a JSON pointer (RFC 6901)
         path = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in change.path)
-    result: dict[str, Any] = {"by": interceptor, "path": _short(path)}
-    for key, value in (("old", change.old), ("new", change.new)):
-        if value is not MISSING:
-            result[key] = _bounded(value)
-    return result
+    old = "" if change.old is MISSING else f',"old":{_bounded(change.old)}'
+    new = "" if change.new is MISSING else f',"new":{_bounded(change.new)}'
+    return f'{{"by":{_text(interceptor)},"path":{_text(_short(path))}{old}{new}}}'
 
 
-def _bounded(value: Any) -> Any:
-    """Return a value of an edit, or the beginning of its text if that is long."""
+def _bounded(value: Any) -> str:
+    """Encode a value of an edit, or the beginning of its text if that is long."""
     if isinstance(value, str):
-        return _short(value)
+        return _text(_short(value))
     text = _ENCODER.encode(value)
-    return value if len(text) <= _LONGEST_TEXT else _short(text)
+    return text if len(text) <= _LONGEST_TEXT else _text(_short(text))
 
 
 def _reason(answer: Answer | None) -> str:
@@ -262,7 +265,8 @@ def make(settings: AuditSettings, job: IJob, daemon: IDaemon) -> Audit:
             raise ConfigurationError("audit-log", f"{path} is a directory; name a file")
 
     def gap(lost: int) -> bytes:
-        return encode({"time": timestamp(daemon.clock.seconds()), "event": "lost", "job": job.name, "lines": lost})
+        values = {"time": timestamp(daemon.clock.seconds()), "event": "lost", "job": job.name, "lines": lost}
+        return _ENCODER.encode(values).encode("ascii") + b"\n"
 
     file = LineFile(
         path,
