@@ -10,13 +10,14 @@ import pwd
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
-from docker_tracker.addresses import Address, meets, parse
+from docker_tracker.addresses import Address, meets
 from docker_tracker.connections import EngineAddress, EngineTls, Listener
 from docker_tracker.errors import ConfigurationError
+from docker_tracker.job_settings import ReapSettings, ReconcileSettings
 from docker_tracker.permissions import check_private, check_tree
 from docker_tracker.sources import PREFIX, Found, Sources, check_keys, items, read_file, section, split
 from docker_tracker.sources import suggestion as _suggestion
@@ -29,6 +30,8 @@ __all__ = [
     "EngineTls",
     "Limits",
     "Listener",
+    "ReapSettings",
+    "ReconcileSettings",
     "Settings",
     "check_private",
     "check_tree",
@@ -56,9 +59,10 @@ OPTIONS = (
     "plugin-dir",
     "state-dir",
     "run-dir",
+    "until-idle",
     "debug",
 )
-TABLES = ("limits", "interceptor")
+TABLES = ("limits", "reap", "reconcile", "attribute", "interceptor")
 
 _IDENTIFIER = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
 _INTERCEPTOR = re.compile(r"[a-z0-9][a-z0-9-]*")
@@ -112,12 +116,15 @@ class Settings:
     """All that the daemon was told; every path is absolute.
 
     :ivar control: The control socket's path, or ``none``.
+    :ivar control_mode, control_user, control_group: Of its file; None: as the process's.
     :ivar labels: The operator's own, as written.
     :ivar cgroup_parent: None: not asked for. Empty: asked for, and nothing given, so that creates must fail.
     :ivar audit_log: A path, ``-`` for standard output, or None.
     :ivar interceptors: Names, in order.
     :ivar interceptor_sections: The raw tables [interceptor.NAME].
     :ivar instance: None: the ID in the state directory.
+    :ivar until_idle: Whether the daemon stops when its last job that can end has ended.
+    :ivar attribute: The raw tables [[attribute]]: which job a client of a shared socket belongs to.
     :ivar config_file: The file that was read, or None.
     :ivar warnings: Sentences for the operator.
     """
@@ -137,6 +144,13 @@ class Settings:
     run_dir: Path
     debug: bool
     limits: Limits
+    reap: ReapSettings = attrs.field(factory=ReapSettings)
+    reconcile: ReconcileSettings = attrs.field(factory=ReconcileSettings)
+    attribute: tuple[dict[str, Any], ...] = attrs.field(default=(), hash=False)
+    control_mode: int = 0o660
+    control_user: str | None = None
+    control_group: str | None = None
+    until_idle: bool = False
     config_file: Path | None = attrs.field(default=None, eq=False)
     warnings: tuple[str, ...] = attrs.field(default=(), eq=False)
 
@@ -213,10 +227,11 @@ def load(
     listeners = _listeners(sources) or _default_listeners(passed, run_dir)
     cgroup_parent, audit_log = _cgroup_parent(sources), _audit_log(sources)
     sections = _sections(sources)
+    control = _control(sources) or Listener.of(Found(f"unix://{run_dir}/control.sock", "the default"))
     settings = Settings(
         engine=_engine(sources, environ, places),
         listeners=listeners,
-        control=_control(sources) or str(run_dir / "control.sock"),
+        control="none" if control == "none" else control.path,
         labels=_labels(sources),
         cgroup_parent=cgroup_parent,
         audit_log=audit_log,
@@ -229,8 +244,15 @@ def load(
         run_dir=run_dir,
         debug=_truth(sources, "debug"),
         limits=section(Limits, _subtable(sources, "limits"), f"{file}: limits"),
+        reap=section(ReapSettings, _subtable(sources, "reap"), f"{file}: reap"),
+        reconcile=section(ReconcileSettings, _subtable(sources, "reconcile"), f"{file}: reconcile"),
+        attribute=_attribute(sources),
+        until_idle=_truth(sources, "until-idle"),
         config_file=file,
     )
+    if not isinstance(control, str):
+        mode, user, group = control.mode, control.user, control.group
+        settings = attrs.evolve(settings, control_mode=mode, control_user=user, control_group=group)
     _check_together(settings)
     return attrs.evolve(settings, warnings=tuple(_warnings(settings, environ, passed)))
 
@@ -240,7 +262,7 @@ def effective(settings: Settings) -> str:
     table: dict[str, Any] = {
         "engine": settings.engine.table(),
         "listen": [listener.table() for listener in settings.listeners],
-        "control": settings.control,
+        "control": _control_table(settings),
         "cgroup-parent": settings.cgroup_parent,
         "audit-log": settings.audit_log,
         "interceptors": list(settings.interceptors),
@@ -251,7 +273,9 @@ def effective(settings: Settings) -> str:
         "run-dir": str(settings.run_dir),
         "debug": settings.debug,
         "label": settings.labels,
-        "limits": {name.replace("_", "-"): value for name, value in attrs.asdict(settings.limits).items()},
+        "until-idle": settings.until_idle,
+        **{name: _dashed(getattr(settings, name)) for name in ("limits", "reap", "reconcile")},
+        "attribute": list(settings.attribute) or None,
         "interceptor": settings.interceptor_sections,
     }
     return dump({key: value for key, value in table.items() if value is not None})
@@ -346,15 +370,45 @@ def _passed_sockets(environ: Mapping[str, str], pid: int) -> int:
     return int(text)
 
 
-def _control(sources: Sources) -> str | None:
+def _control(sources: Sources) -> Listener | Literal["none"] | None:
     found = sources.find("control")
-    if found is None or found.text() == "none":
-        return None if found is None else "none"
-    text = found.text()
-    address = parse(f"unix://{text}" if text.startswith("/") else text, where=found.where)
-    if address.kind != "unix" or address.parameters:
-        raise ConfigurationError(found.where, f'{text!r} must be "none" or a unix socket: unix:///path')
-    return address.path
+    if found is None:
+        return None
+    if found.value == "none":
+        return "none"
+    if isinstance(found.value, str) and found.value.startswith("/"):
+        found = attrs.evolve(found, value=f"unix://{found.value}")
+    wrong = ConfigurationError(found.where, f'{found.value!r} must be "none" or a unix socket: unix:///path')
+    if not isinstance(found.value, str | dict):
+        raise wrong
+    listener = Listener.of(found)
+    if listener.kind != "unix":
+        raise wrong
+    return listener
+
+
+def _control_table(settings: Settings) -> object:
+    if settings.control == "none":
+        return "none"
+    table = {"address": f"unix://{settings.control}", "mode": f"{settings.control_mode:04o}"}
+    owner = {"user": settings.control_user, "group": settings.control_group}
+    return table | {key: value for key, value in owner.items() if value is not None}
+
+
+def _dashed(values: Any) -> dict[str, Any]:
+    table = {name.replace("_", "-"): value for name, value in attrs.asdict(values).items()}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in table.items()}
+
+
+def _attribute(sources: Sources) -> tuple[dict[str, Any], ...]:
+    found = sources.key("attribute")
+    if found is None:
+        return ()
+    tables = found.items()
+    for table in tables:
+        if not isinstance(table.value, dict):
+            raise table.wrong("a table")
+    return tuple(dict(table.value) for table in tables)  # type: ignore[call-overload]
 
 
 def _labels(sources: Sources) -> dict[str, str]:

@@ -30,6 +30,7 @@ DOCKER_TRACKER_CGROUP_PARENT. For others than root, the defaults under /etc, /va
     optFlags = (
         ("check-config", None, "Validate everything, print the effective settings as TOML, and exit."),
         ("insecure-tcp", None, "Allow plain TCP on other addresses than loopback: all who reach it are root there."),
+        ("until-idle", None, "Stop when the last job that can end has ended; for a tracker of one's own."),
         ("debug", None, "Log more: every exchange, never bodies or secrets."),
     )
     optParameters = (
@@ -46,7 +47,8 @@ DOCKER_TRACKER_CGROUP_PARENT. For others than root, the defaults under /etc, /va
             "cgroup-parent",
             None,
             None,
-            "Create all containers under this cgroup path or slice; self: where this process's own container is.",
+            "Create all containers under this cgroup path or slice; self: where this process's own container is; "
+            "caller: where the connecting process is.",
         ),
         ("audit-log", None, None, 'Append a JSON line for each exchange to this file; "-": standard output.'),
         (

@@ -240,6 +240,54 @@ class PrecedenceTests(Case):
         self.assertEqual(settings.limits, Limits(head_bytes=8192, drain_seconds=1.0))
 
 
+class JobSettingsTests(Case):
+    """What the configuration says of jobs, and of who may control them."""
+
+    def test_control(self) -> None:
+        """The control socket has a mode and owners as a listener has."""
+        settings = self.load({"control": "unix:/a:mode=600"})
+        self.assertEqual((settings.control, settings.control_mode), ("/a", 0o600))
+        settings = self.load_file('control = {address = "unix:///a", mode = "0666", user = "ci", group = 12}')
+        found = settings.control, settings.control_mode, settings.control_user, settings.control_group
+        self.assertEqual(found, ("/a", 0o666, "ci", "12"))
+
+    def test_tables(self) -> None:
+        """Tables for the reaper, the reconciler and for whose a client is."""
+        settings = self.load_file("""
+            until-idle = true
+            [reap]
+            seconds = 9
+            keep = ["volume:cache-*"]
+            [reconcile]
+            creation-grace = 60
+            mounts = ["/ci"]
+            name-pattern = "job-.*"
+            [[attribute]]
+            uid = 5
+        """)
+        self.assertTrue(settings.until_idle)
+        self.assertEqual((settings.reap.seconds, settings.reap.keep), (9.0, ("volume:cache-*",)))
+        self.assertEqual((settings.reconcile.creation_grace, settings.reconcile.mounts), (60.0, ("/ci",)))
+        self.assertEqual(settings.attribute, ({"uid": 5},))
+
+    def test_refused(self) -> None:
+        """What would remove things too early, or nothing at all, is no setting."""
+        for text, problem in (
+            ("control = 1", 'must be "none" or a unix socket'),
+            ("[reap]\nseconds = 0", "reap: seconds must be from 1 to 86400, not 0"),
+            ("[reap]\nkeep = ['cache']", "reap: 'cache' is not a rule"),
+            ("[reconcile]\ncreation-grace = 59", "creation-grace must be at least 60, not 59"),
+            ("[reconcile]\nname-pattern = '['\nmounts = ['/a']", "name-pattern is no regular expression"),
+            ("[reconcile]\nname-pattern = 'a'", "mounts and name-pattern need each other"),
+            ("[reconcile]\nname-pattern = 'a'\nmounts = ['a']", "'a' is none"),
+            ("attribute = 1", "must be an array"),
+            ("attribute = [1]", "must be a table"),
+        ):
+            self.refuse(problem, text=text)
+        short = self.load_file("[reconcile]\ncreation-grace = 0\nallow-short-grace = true")
+        self.assertEqual(short.reconcile.creation_grace, 0.0)
+
+
 class RefusalTests(Case):
     """What keeps the daemon from starting."""
 
@@ -252,7 +300,6 @@ class RefusalTests(Case):
             ({"port": ["65536"]}, "--port: '65536' is not a port"),
             ({"port": ["http"]}, "--port: 'http' is not a port"),
             ({"control": "tcp://localhost:1"}, "--control: 'tcp://localhost:1' must be \"none\" or a unix socket"),
-            ({"control": "unix:/a:mode=600"}, "--control: 'unix:/a:mode=600' must be \"none\""),
             ({"control": ""}, "--control: '' is not an address"),
             ({"label": ["a"]}, "--label: 'a' is not a label: write NAME=VALUE"),
             ({"label": ["=b"]}, "--label: '' is not the name of a label"),
@@ -455,6 +502,10 @@ class EffectiveTests(Case):
             state-dir = "/s"
             run-dir = "/r"
             debug = true
+            until-idle = true
+            attribute = [{{uid = 1, job = "a"}}]
+            [reap]
+            keep = ["image:*"]
             [label]
             "a.b c" = "x\\n"
             [limits]

@@ -11,7 +11,7 @@ import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
 from docker_tracker import connections
-from docker_tracker.config import OPTIONS, TABLES, Limits, Settings, load, section
+from docker_tracker.config import OPTIONS, TABLES, Limits, ReapSettings, ReconcileSettings, Settings, load, section
 from docker_tracker.exchange import Outcome
 from docker_tracker.plugins.audit import AuditSettings, line
 from docker_tracker.plugins.labels import LabelsSettings
@@ -43,6 +43,8 @@ class ConfigurationTests(SynchronousTestCase):
         self.assertEqual(set(self.table), {*OPTIONS, *TABLES})
         for values, table in (
             (Limits, self.table["limits"]),
+            (ReapSettings, self.table["reap"]),
+            (ReconcileSettings, self.table["reconcile"]),
             (LabelsSettings, self.table["interceptor"]["labels"]),
             (AuditSettings, self.table["interceptor"]["audit"]),
         ):

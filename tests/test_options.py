@@ -103,7 +103,7 @@ class OptionsTests(SynchronousTestCase):
         """Every option has its text."""
         text = Options().getUsage(width=200)
         lines = [line.strip() for line in text.splitlines() if line.strip().startswith(("--", "-p"))]
-        self.assertEqual(len(lines), 18)  # with --help
+        self.assertEqual(len(lines), 19)  # with --help
         for line in lines:
             self.assertRegex(line, r"^(-p, )?--[a-z-]+=?  +\S.*")
 

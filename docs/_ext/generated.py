@@ -29,7 +29,7 @@ FILE_TYPES = {
     "engine": "string, or a table: see below",
     "listen": "array of strings and tables: see below",
     "port": "integer, or array of them",
-    "control": "string",
+    "control": "string, or a table: as a unix listener's",
     "label": "table of strings, or array of ``NAME=VALUE``",
     "cgroup-parent": "string",
     "audit-log": "string",
@@ -39,6 +39,7 @@ FILE_TYPES = {
     "plugin-dir": "array of strings",
     "state-dir": "string",
     "run-dir": "string",
+    "until-idle": "boolean",
     "debug": "boolean",
 }
 
@@ -282,7 +283,7 @@ def _continued(lines: list[str], number: int) -> int:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Tell Sphinx of the directives."""
     assert set(FILE_TYPES) == set(OPTIONS), "FILE_TYPES is not what the file takes"
-    assert TABLES == ("limits", "interceptor"), "a table of the file is not described"
+    assert TABLES == ("limits", "reap", "reconcile", "attribute", "interceptor"), "a table of the file is not described"
     for function in (
         command_line_text,
         configuration_keys_text,
