@@ -36,7 +36,7 @@ class SocketCase(SynchronousTestCase):
         """Connect a client; the engine listens."""
         self.reactor = HandReactor()
         self.hub = Hub(self.reactor)  # type: ignore[arg-type]
-        self.addCleanup(self.hub.hangups.close)
+        self.addCleanup(self.hub.poller.close)
         self.addCleanup(self.hub.pipes.close)
         path = short_directory(self) / "engine"
         self.listening = socket.socket(socket.AF_UNIX)

@@ -36,7 +36,7 @@ class ConnectionTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.reactor = HandReactor()
         self.hub = Hub(self.reactor)  # type: ignore[arg-type]
-        self.addCleanup(self.hub.hangups.close)
+        self.addCleanup(self.hub.poller.close)
         self.directory = short_directory(self)
         self.path = self.directory / "engine"
 
@@ -142,7 +142,7 @@ class DialTests(ConnectionTestCase):
             wire: Any = self.dialler(EngineAddress("tcp", host="127.0.0.1", port=port)).dial(notes)
             self.assertTrue(wire.connecting)
             if by_hand:
-                wire.doWrite()
+                wire.flush()
             else:
                 self.reactor.turn()
             self.assertEqual(notes.seen, ["lost ECONNREFUSED"])
@@ -294,7 +294,7 @@ class AcceptorTests(ConnectionTestCase):
 
         acceptor._socket = Refusing()  # type: ignore[assignment]
         acceptor.doRead()
-        self.assertEqual(self.reactor.descriptors, 0)
+        self.assertFalse(self.reactor.busy)
         self.reactor.advance(0.5)
         acceptor.doRead()
         refusing = False

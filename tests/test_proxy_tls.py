@@ -121,7 +121,7 @@ class HandshakeTests(TLSTestCase):
         near, far = tcp_pair()
         near.setblocking(False)
         wire = TLSWire(self.hub, near, self.server_context)
-        wire.doRead()
+        wire.read()
         far.close()
         self.settle(2)
         self.assertEqual(wire.fileno(), -1)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import socket
 import struct
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionLost
-from twisted.internet.interfaces import IReadDescriptor, IReadWriteDescriptor
-from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface.verify import verifyObject
 
 from docker_tracker.proxy.hub import Hub
 from docker_tracker.proxy.pipe import SIZE, Pipe, Pipes
@@ -66,7 +63,7 @@ class WireTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.reactor = HandReactor()
         self.hub = Hub(self.reactor)  # type: ignore[arg-type]
-        self.addCleanup(self.hub.hangups.close)
+        self.addCleanup(self.hub.poller.close)
 
     def wire(self, pair: tuple[socket.socket, socket.socket] | None = None) -> tuple[SocketWire, socket.socket, Notes]:
         """Return a wire with its notes, and the far end, which does not block."""
@@ -94,14 +91,6 @@ class WireTestCase(SynchronousTestCase):
 class DataTests(WireTestCase):
     """Bytes, both ways."""
 
-    def test_interfaces(self) -> None:
-        """The reactor finds what it calls."""
-        wire, _, _ = self.wire()
-        verifyObject(IReadWriteDescriptor, wire)
-        verifyObject(IReadDescriptor, self.hub.hangups)
-        self.assertTrue(wire.logPrefix())
-        self.assertTrue(self.hub.hangups.logPrefix())
-
     def test_sent_at_once(self) -> None:
         """What fits goes out without waiting for the reactor."""
         wire, far, _ = self.wire()
@@ -112,7 +101,7 @@ class DataTests(WireTestCase):
     def test_received(self) -> None:
         """What comes is told; nothing is told when nothing came."""
         wire, far, notes = self.wire()
-        wire.doRead()
+        wire.read()
         far.send(b"abc")
         self.reactor.turn()
         self.assertEqual(notes.received, b"abc")
@@ -142,10 +131,10 @@ class DataTests(WireTestCase):
         wire, far, _ = self.wire()
         wire.write(MANY)
         queued = wire.queued
-        wire.doWrite()
+        wire.flush()
         self.assertEqual(wire.queued, queued)
         self.drain(far)
-        wire.doWrite()
+        wire.flush()
         self.assertLess(wire.queued, queued)
 
     def test_paused(self) -> None:
@@ -156,7 +145,7 @@ class DataTests(WireTestCase):
         far.send(b"abc")
         self.reactor.turn()
         self.assertEqual(notes.received, b"")
-        self.assertEqual(self.reactor.descriptors, 0)
+        self.assertFalse(self.reactor.busy)
         wire.resume()
         wire.resume()
         self.reactor.turn()
@@ -178,7 +167,7 @@ class EndTests(WireTestCase):
         wire.write(b"late")
         self.assertEqual(far.recv(9), b"late")
         wire.resume()
-        self.assertEqual(self.reactor.descriptors, 0)
+        self.assertFalse(self.reactor.busy)
 
     def test_our_half_close(self) -> None:
         """The far end sees the end behind all that was queued; we still receive."""
@@ -222,6 +211,10 @@ class EndTests(WireTestCase):
         self.reactor.turn(2)
         self.assertEqual(gone, [2])
         self.assertEqual(notes.seen, ["ended"])
+        self.assertFalse(self.reactor.busy)
+        wire.watch_hangup(lambda: gone.append(3))
+        self.reactor.turn()
+        self.assertEqual(gone, [2, 3])
 
     def test_watch_ends_with_the_wire(self) -> None:
         """A wire that is closed is watched no more, and watching a closed one does nothing."""
@@ -287,27 +280,57 @@ class EndTests(WireTestCase):
             self.assertEqual(notes.received, b"last words")
             self.assertEqual(notes.seen[-1], "lost ECONNRESET")  # it left with our bytes unread
 
-    def test_hang_up_seen_by_the_reactor(self) -> None:
-        """The reactor's word alone loses nothing: reading goes on, on a closed wire it does nothing."""
+    def test_leaves_while_paused(self) -> None:
+        """What is not read is watched all the same: once the far end has left, what it sent is read out."""
         wire, far, notes = self.wire()
+        wire.pause()
+        far.send(b"last words")
+        self.reactor.turn()
+        self.assertEqual(notes.received, b"")
+        far.close()
+        self.reactor.turn()
+        wire.pause()  # which nobody can any more
+        self.reactor.turn(3)
+        self.assertEqual((bytes(notes.received), notes.seen), (b"last words", ["ended"]))
+        self.assertFalse(self.reactor.busy)
+
+    def test_another_did_not_leave(self) -> None:
+        """A hang-up that is not its own (the number may have been another's) does nothing to a wire."""
+        wire, far, notes = self.wire()
+        wire.pause()
+        wire.ready(select.EPOLLHUP)
         far.send(b"abc")
-        self.reactor.removeReader(wire)
-        wire.connectionLost(Failure(ConnectionLost()))
-        self.assertEqual(notes.received, b"abc")
-        self.assertEqual(notes.seen, ["broken"])
-        wire.abort()
-        wire.connectionLost(Failure(ConnectionLost()))
-        self.assertEqual(notes.seen, ["broken"])
+        self.reactor.turn()
+        self.assertEqual((bytes(notes.received), notes.seen), (b"", []))
+
+    def test_leaves_with_our_bytes(self) -> None:
+        """A far end that ended its input, and leaves while something is queued for it."""
+        wire, far, notes = self.wire()
+        far.shutdown(socket.SHUT_WR)
+        self.reactor.turn()
+        wire.write(MANY)
+        far.close()
+        self.reactor.turn(3)
+        self.assertEqual(notes.seen, ["ended", "broken"])
+        self.assertFalse(self.reactor.busy)
 
     def test_failing_receiver(self) -> None:
         """A callback that fails ends its connection, and nothing else: the receiver is told, the descriptor closed."""
         wire, far, notes = self.wire()
+        other, other_far, other_notes = self.wire()
+
+        def failing(data: Bytes) -> None:
+            raise ValueError("oops")
+
+        notes.data = failing  # type: ignore[method-assign]
         far.send(b"abc")
-        self.reactor.removeReader(wire)
-        wire.connectionLost(Failure(ValueError("oops")))
+        other_far.send(b"abc")
+        self.reactor.turn()
         self.assertEqual(notes.seen, ["lost EIO"])
         self.assertEqual(wire.fileno(), -1)
-        self.assertEqual(self.hub.wires, set())
+        self.assertEqual(self.hub.wires, {other})
+        self.assertEqual(other_notes.received, b"abc")
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
 
 class CloseTests(WireTestCase):
@@ -399,7 +422,7 @@ class CloseTests(WireTestCase):
         wire.close()
         self.reactor.advance(2)
         self.assertEqual((wire.queued, wire.fileno(), notes.seen), (0, -1, []))
-        self.assertEqual(self.reactor.descriptors, 0)
+        self.assertEqual(len(self.hub.poller), 0)
 
     def test_timer(self) -> None:
         """A timer can be set again, and is called once."""
@@ -465,7 +488,7 @@ class PipeTests(WireTestCase):
         self.reactor.turn()
         self.assertEqual(passing.received, b"rest")
         source.divert(SIZE)
-        source.doRead()
+        source.read()
         sending.shutdown(socket.SHUT_WR)
         self.reactor.turn()
         self.assertEqual(passing.seen, ["ended"])

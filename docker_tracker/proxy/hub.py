@@ -1,21 +1,17 @@
-"""What all connections of a process share: the reactor, the watch for hang-ups, and the count of what is open."""
+"""What all connections of a process share: the reactor, what watches descriptors, and the count of what is open."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
 
-from docker_tracker.proxy.hangup import HangupWatch
 from docker_tracker.proxy.pipe import Pipes
-from docker_tracker.proxy.wire import IReactor, SocketWire, Wire
+from docker_tracker.proxy.poller import Poller
+from docker_tracker.proxy.wire import IReactor, Wire
 
 if TYPE_CHECKING:
     from docker_tracker.proxy.conversation import Conversation
-
-#: How often wires that are paused are looked after, in seconds.
-_SWEEP = 2.0
 
 
 class Hub:
@@ -26,12 +22,10 @@ class Hub:
 
     def __init__(self, reactor: IReactor) -> None:
         self.reactor = reactor
-        self.hangups = HangupWatch(reactor)
+        self.poller = Poller(reactor)
         self.pipes = Pipes()
         self.wires: set[Wire] = set()
         self.conversations: set[Conversation] = set()
-        self._paused: set[SocketWire] = set()
-        self._sweep: IDelayedCall | None = None
         self._last_exchange = 0
         self._idle: Deferred[None] | None = None
 
@@ -45,23 +39,6 @@ class Hub:
         if self._idle is not None and not self.wires:
             idle, self._idle = self._idle, None
             idle.callback(None)
-
-    def wire_paused(self, wire: SocketWire) -> None:
-        """Look after it: a wire that does not read does not notice that its other end has left."""
-        self._paused.add(wire)
-        if self._sweep is None:
-            self._sweep = self.reactor.callLater(_SWEEP, self._look_after_paused)
-
-    def wire_resumed(self, wire: SocketWire) -> None:
-        """It looks after itself again."""
-        self._paused.discard(wire)
-
-    def _look_after_paused(self) -> None:
-        self._sweep = None
-        for wire in list(self._paused):
-            wire.read_out()
-        if self._paused:
-            self._sweep = self.reactor.callLater(_SWEEP, self._look_after_paused)
 
     def next_exchange(self) -> int:
         """Return a number that no other exchange of this process has."""
@@ -78,10 +55,7 @@ class Hub:
             await self._idle
             if deadline.active():
                 deadline.cancel()
-        if self._sweep is not None:
-            self._sweep.cancel()
-            self._sweep = None
-        self.hangups.close()
+        self.poller.close()
         self.pipes.close()
 
     def _end_all(self) -> None:

@@ -97,7 +97,7 @@ class TLSWire(SocketWire):
         super().connected()
         self._handshake()
 
-    def doRead(self) -> None:
+    def read(self) -> None:
         """Take what is there, once, and pass on what it decrypts to."""
         assert self._socket is not None
         try:
@@ -142,7 +142,7 @@ class TLSWire(SocketWire):
             and self._secured
             and (self._decrypted or self._tls.pending() or self._incoming.pending)
         ):
-            self._reactor.callLater(0, self._deliver)
+            self._board.reactor.callLater(0, self._deliver)
 
     def hung_up(self) -> bool:
         """See `Wire.hung_up`."""

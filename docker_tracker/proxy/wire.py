@@ -1,7 +1,8 @@
 """One end of a connection on our own descriptor: sends at once, queues what does not fit, half-closes.
 
 Twisted's own transports are not used for the traffic: they cost an ``epoll_ctl`` and a turn of the reactor for each
-write, and lose an answer that arrives while an upload is being refused.
+write, and lose an answer that arrives while an upload is being refused. `docker_tracker.proxy.poller` tells when a
+descriptor is ready.
 """
 
 from __future__ import annotations
@@ -10,23 +11,23 @@ import errno
 import os
 import select
 import socket
-from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTime, IReadWriteDescriptor
-from twisted.python.failure import Failure
-from zope.interface import implementer
+from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTime
 
-from docker_tracker.proxy.hangup import HangupWatch
 from docker_tracker.proxy.pipe import SIZE, WORTH, Pipe, Pipes
+from docker_tracker.proxy.poller import Poller
 
 Bytes = bytes | bytearray | memoryview
 
 #: Shared by all wires of the process: what is read is acted on before the next read.
 _BUFFER = bytearray(1024 * 1024)
 _VIEW = memoryview(_BUFFER)
+
+#: What a wire waits for that is not with the poller; such a one is not even told that the other end leaves.
+_UNWATCHED = -1
+_IN, _OUT, _LEFT = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP | select.EPOLLERR
 
 # socket(7); Python has no name for it.
 _SO_SNDBUFFORCE = 32
@@ -43,7 +44,7 @@ class Board(Protocol):
     """What all wires of a process share; `docker_tracker.proxy.hub.Hub` is it."""
 
     reactor: IReactor
-    hangups: HangupWatch
+    poller: Poller
     pipes: Pipes
 
     def wire_opened(self, wire: Wire) -> None:
@@ -51,12 +52,6 @@ class Board(Protocol):
 
     def wire_closed(self, wire: Wire) -> None:
         """A descriptor was closed."""
-
-    def wire_paused(self, wire: SocketWire) -> None:
-        """It does not read for now, so that nobody would notice if its other end left."""
-
-    def wire_resumed(self, wire: SocketWire) -> None:
-        """It reads again."""
 
 
 class Receiver(Protocol):
@@ -151,7 +146,6 @@ class _Nobody:
 NOBODY = _Nobody()
 
 
-@implementer(IReadWriteDescriptor)
 class SocketWire:
     """A connected stream socket. It reads from the start; set `receiver` before the reactor's next turn.
 
@@ -168,11 +162,12 @@ class SocketWire:
         "_ending",
         "_last_read",
         "_linger",
+        "_on_left",
         "_queue",
-        "_reactor",
         "_reading",
         "_socket",
         "_timer",
+        "_watched",
         "_wide",
         "_write_broken",
         "_writing",
@@ -186,7 +181,6 @@ class SocketWire:
 
     def __init__(self, board: Board, sock: socket.socket, connecting: bool = False) -> None:
         self._board = board
-        self._reactor = board.reactor
         self.receiver: Receiver = NOBODY
         self.queued = 0
         self.input_ended = False
@@ -196,7 +190,7 @@ class SocketWire:
         self.splices = board.pipes.usable
         self._diverted = 0
         self._wide = False
-        self._queue: deque[Bytes | Pipe] = deque()
+        self._queue: list[Bytes | Pipe] = []
         self._reading = False
         self._writing = False
         self._ending = False
@@ -206,22 +200,31 @@ class SocketWire:
         self._last_read = False
         self._write_broken = False
         self._timer: IDelayedCall | None = None
+        self._on_left: Callable[[], None] | None = None
+        self._watched = _UNWATCHED
         self.connecting = connecting
         board.wire_opened(self)
         if not connecting:
             self._set_reading(True)
 
-    # What the reactor calls
+    # What the poller calls
 
-    def fileno(self) -> int:
-        """The descriptor, or -1 once it is closed."""
-        return -1 if self._socket is None else self._socket.fileno()
+    def ready(self, events: int) -> None:
+        """See `Watcher.ready`."""
+        if events & _IN:
+            if self._reading:
+                self.read()
+        elif events & _LEFT:
+            self._left()
+            return
+        if events & _OUT and self._writing:
+            self.flush()
 
-    def logPrefix(self) -> str:
-        """The name under which the reactor logs."""
-        return "docker-tracker"
+    def failed(self, error: Exception) -> None:
+        """See `Watcher.failed`: the connection ends."""
+        self.fail(OSError(errno.EIO, f"docker-tracker failed: {error!r}"))
 
-    def doRead(self) -> None:
+    def read(self) -> None:
         """Take what is there, once."""
         assert self._socket is not None
         if self._diverted:
@@ -239,10 +242,9 @@ class SocketWire:
         else:
             self._input_end()
 
-    def doWrite(self) -> None:
-        """Send what is queued."""
-        if self._socket is None:
-            return  # reading ended it, in the same turn
+    def flush(self) -> None:
+        """Send what is queued, or learn how connecting went."""
+        assert self._socket is not None
         if self.connecting:
             failure = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if failure:
@@ -261,43 +263,49 @@ class SocketWire:
                 if not isinstance(data, Pipe):
                     queue[0] = memoryview(data)[sent:]
                 return
-            queue.popleft()
+            del queue[0]
             if isinstance(data, Pipe):
                 self._board.pipes.give(data)
         self._set_writing(False)
         self._flushed()
 
-    def connectionLost(self, reason: Failure) -> None:
-        """The reactor has removed us: it saw a hang-up while we only wrote, or one of our callbacks failed.
-
-        After a hang-up there may be input yet, so reading goes on. A failure ends the connection.
-        """
-        if not isinstance(reason.value, (ConnectionLost, ConnectionDone)):
-            self._reading = self._writing = False
-            self.fail(OSError(errno.EIO, f"docker-tracker failed: {reason.value!r}"))
+    def _left(self) -> None:
+        """The other end is gone both ways, and we did not read: act on it once, as it would be reported for ever."""
+        if self.connecting:
+            self.flush()
             return
-        reading, self._reading, self._writing = self._reading, False, False
+        if not self._is_gone():
+            return
+        callback, self._on_left = self._on_left, None
+        if callback is not None:
+            callback()
+        if self._writing:
+            self._break_writing()
         if self._socket is None:
             return
-        if self.connecting:
-            self.doWrite()
-            return
-        self._break_writing()
-        if reading and self._socket is not None:
-            self._set_reading(True)
-            self.doRead()
+        if self.input_ended:
+            self._board.poller.unwatch(self._socket.fileno())
+            self._watched = _UNWATCHED
+        else:
+            # Paused or not, take what is left: it is what sockets hold at most.
+            self._last_read = True
+            self.resume()
 
     # What our own side calls
 
+    def fileno(self) -> int:
+        """The descriptor, or -1 once it is closed."""
+        return -1 if self._socket is None else self._socket.fileno()
+
     def await_connection(self) -> None:
-        """Have the reactor tell when a connection that is in progress is made or has failed."""
+        """Learn when a connection that is in progress is made or has failed."""
         self._set_writing(True)
 
     def set_timer(self, delay: float, callback: Callable[[], object]) -> None:
         """Have a callback called after ``delay`` seconds, unless the wire is connected, closed or set again before."""
         self._stop_timer()
         if self._socket is not None:
-            self._timer = self._reactor.callLater(delay, self._timer_over, callback)
+            self._timer = self._board.reactor.callLater(delay, self._timer_over, callback)
 
     def connected(self) -> None:
         """The connection is made: read, and send what was queued."""
@@ -355,17 +363,9 @@ class SocketWire:
         """See `Wire.pause`."""
         if self._reading and not self._closing and not self._last_read:
             self._set_reading(False)
-            self._board.wire_paused(self)
-
-    def read_out(self) -> None:
-        """Read what is left, paused or not, if the other end is gone for good: it is what sockets hold at most."""
-        if self.hung_up() and self._socket is not None:
-            self._last_read = True
-            self.resume()
 
     def resume(self) -> None:
         """See `Wire.resume`."""
-        self._board.wire_resumed(self)
         if not self._reading and not self.input_ended and not self.connecting and self._socket is not None:
             self._set_reading(True)
 
@@ -387,10 +387,11 @@ class SocketWire:
         if linger:
             self.resume()
         else:
-            self._set_reading(False)
+            self._reading = False
         self._ending = True
         if not self._queue:
             self._flushed()
+        self._watch()
 
     def abort(self) -> None:
         """See `Wire.abort`."""
@@ -398,31 +399,33 @@ class SocketWire:
         if sock is None:
             return
         self.receiver = NOBODY
+        self._on_left = None
         self._closing = self._ending = True
-        self._set_reading(False)
-        self._set_writing(False)
+        self._reading = self._writing = False
         self._drop_queue()
         self._stop_timer()
-        self._board.hangups.unwatch(sock.fileno())
+        self._board.poller.closing(sock.fileno())
         self._socket = None
         sock.close()
-        self._board.wire_resumed(self)
         self._board.wire_closed(self)
 
     def hung_up(self) -> bool:
         """See `Wire.hung_up`: unix sockets know it at once; of a TCP peer only a reset tells."""
+        return self._is_gone()
+
+    def watch_hangup(self, callback: Callable[[], None]) -> None:
+        """Have a callback called once when the other end has left for good; for a wire whose input ended."""
+        self._on_left = callback
+        self._watch()
+
+    # Inside
+
+    def _is_gone(self) -> bool:
         if self._socket is None:
             return True
         poll = select.poll()
         poll.register(self._socket, 0)
         return bool(poll.poll(0))
-
-    def watch_hangup(self, callback: Callable[[], None]) -> None:
-        """Have a callback called once when the other end has left for good; for a wire whose input ended."""
-        if self._socket is not None:
-            self._board.hangups.watch(self._socket.fileno(), callback)
-
-    # Inside
 
     def _widen(self) -> bool:
         """Let the kernel hold more of what we send in bulk, once: it saves half of the turns. False: it was done."""
@@ -542,19 +545,25 @@ class SocketWire:
 
     def _input_end(self) -> None:
         self.input_ended = True
-        self._set_reading(False)
+        self._reading = False
         if self._closing:
             if not self._queue:
                 self.abort()
         else:
             self.receiver.ended()
+        self._watch()  # only now, since most are closed by then
 
     def _set_reading(self, on: bool) -> None:
-        if on != self._reading:
-            self._reading = on
-            (self._reactor.addReader if on else self._reactor.removeReader)(self)
+        self._reading = on
+        self._watch()
 
     def _set_writing(self, on: bool) -> None:
-        if on != self._writing:
-            self._writing = on
-            (self._reactor.addWriter if on else self._reactor.removeWriter)(self)
+        self._writing = on
+        self._watch()
+
+    def _watch(self) -> None:
+        """Be told what we wait for, and of the other end's leaving in any case."""
+        events = (_IN if self._reading else 0) | (_OUT if self._writing else 0)
+        if events != self._watched and self._socket is not None:
+            self._watched = events
+            self._board.poller.watch(self._socket.fileno(), events, self)

@@ -387,7 +387,7 @@ class LeakTests(SynchronousTestCase):
         def close() -> None:
             for acceptor in self.acceptors:
                 acceptor.close()
-            self.hub.hangups.close()
+            self.hub.poller.close()
             self.reactor.stop()
 
         self.reactor.callFromThread(close)
@@ -424,7 +424,7 @@ class LeakTests(SynchronousTestCase):
             self.come_and_go(state, leave)
         wait_until(lambda: not self.reactor.getDelayedCalls(), "the timers")
         self.assertEqual(self.counts(), before)
-        self.assertLessEqual(self.descriptors(), open_before + 1)  # the watch for hang-ups keeps its own
+        self.assertLessEqual(self.descriptors(), open_before + 1)  # the epoll set of our own
 
     def descriptors(self) -> int:
         return len(list(Path("/proc/self/fd").iterdir()))

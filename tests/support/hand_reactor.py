@@ -41,6 +41,15 @@ class HandReactor(Clock):
         """How many descriptors are registered."""
         return len(self._readers | self._writers)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a turn would call anybody: a reactor that stays so, spins."""
+        with select.epoll() as epoll:
+            for selectable in self._readers | self._writers:
+                mask = select.EPOLLIN if selectable in self._readers else 0
+                epoll.register(selectable.fileno(), mask | (select.EPOLLOUT if selectable in self._writers else 0))
+            return bool(epoll.poll(0))
+
     def turn(self, times: int = 1) -> None:
         """Let all that is ready act, so many times."""
         for _ in range(times):

@@ -16,9 +16,9 @@ from docker_tracker.errors import EngineUnavailableError
 from docker_tracker.exchange import Peer
 from docker_tracker.proxy.conversation import Conversation, Entrance
 from docker_tracker.proxy.dial import Dialler
-from docker_tracker.proxy.hangup import HangupWatch
 from docker_tracker.proxy.pipe import Pipe, Pipes
 from docker_tracker.proxy.plan import Named, Plan
+from docker_tracker.proxy.poller import Poller
 from docker_tracker.proxy.wire import NOBODY, Bytes, Receiver, Wire
 
 
@@ -205,7 +205,7 @@ class MemoryHub:
         self.reactor = clock
         self.conversations: set[Conversation] = set()
         self.pipes = Pipes()
-        self.hangups = HangupWatch(clock)  # type: ignore[arg-type]
+        self.poller = Poller(clock)  # type: ignore[arg-type]
         self._exchanges = 0
 
     def next_exchange(self) -> int:
@@ -216,7 +216,7 @@ class MemoryHub:
     def wire_opened(self, wire: Wire) -> None:
         """Not used: memory wires are not registered."""
 
-    wire_closed = wire_paused = wire_resumed = wire_opened
+    wire_closed = wire_opened
 
 
 class MemoryDialler:
