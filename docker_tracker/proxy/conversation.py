@@ -381,8 +381,8 @@ class Conversation:
             if changed.has_token("Expect", "100-continue"):
                 changed = changed.without_field("Expect")
             if document.changed:
-                changed = _with_length(changed, len(document.encode()), was_empty=not body)
-                body = document.encode()
+                was_empty, body = not body, document.encode()
+                changed = _with_length(changed, len(body), was_empty)
         self._held, self._payload = [], []
         exchange.sent = changed
         self._decision = None
