@@ -112,6 +112,19 @@ def parse_labels(labels: Mapping[str, str], job: str, environ: Mapping[str, str]
     return result
 
 
+def plain_labels(labels: Mapping[str, str]) -> dict[str, Template]:
+    """Take a job's own labels as they are: whoever makes a job must not read the daemon's environment by them.
+
+    :raises ConfigurationError: a name or a value is unusable.
+    """
+    for name, text in labels.items():
+        where = f"the job's label {name!r}"
+        if not name.strip() or "=" in name:
+            raise ConfigurationError(where, "a label needs a name, which has no = in it")
+        _check_text(where, name + text)
+    return {name: Template(((text, None),)) for name, text in labels.items()}
+
+
 def check_listeners(labels: Mapping[str, Template], listeners: Iterable[Any]) -> None:
     """Refuse values that need the client's process where some listener can't know it.
 

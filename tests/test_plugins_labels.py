@@ -411,6 +411,31 @@ class MakeTests(_Case):
         body = self.body(interceptor, "/networks/create", {})
         self.assertEqual(body["Labels"], {"who": "1000/7/100", "n": "job-1-42", **OURS})
 
+    def test_job(self) -> None:
+        """A job's own labels are taken as they are, go where the operator's go, and give way to those and to ours."""
+        own = job(labels={"team": "{env:HOME} a", "Created-Via": "mine"})
+        operators = daemon(labels={"Created-Via": "x"})
+        for image_labels, on_images in (("static", {}), ("full", IMAGE)):
+            interceptor = plugin.build(LabelsSettings(image_labels=image_labels), own, operators)
+            assert isinstance(interceptor, Labels)
+            body = self.body(interceptor, "/networks/create", {})
+            self.assertEqual(body["Labels"], {"team": "{env:HOME} a", **ALL})
+            target = self.target(interceptor, "/build")
+            self.assertEqual(
+                json.loads(query.get(target.partition("?")[2], "labels") or ""),
+                {"team": "{env:HOME} a", "Created-Via": "x", **on_images},
+            )
+        none = plugin.build(LabelsSettings(image_labels="none"), own, operators)
+        assert isinstance(none, Labels)
+        self.assertEqual(self.target(none, "/build"), "/build")
+
+    def test_job_refused(self) -> None:
+        """A job's label that a Dockerfile's line can't carry, or without a name, is told when the job is made."""
+        for name, value in (("a", "b\nRUN x"), ("a\r", "b"), (" ", "b"), ("a=b", "c")):
+            own = job(labels={name: value})
+            error = self.assertRaises(ConfigurationError, plugin.build, LabelsSettings(), own, daemon())
+            self.assertIn("the job's label", error.where)
+
     def test_unknown_peer(self) -> None:
         """A client whose process is not known is refused if a label needs it."""
         interceptor = built(labels={"who": "{uid}"}, listeners=(Listener("systemd"),))

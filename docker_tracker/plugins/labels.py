@@ -22,7 +22,7 @@ from docker_tracker.exchange import Exchange, Stage
 from docker_tracker.http1.head import RequestHead
 from docker_tracker.interceptor import Interceptor, Plugin
 from docker_tracker.interfaces import IDaemon, IJob
-from docker_tracker.label_templates import Template, check_listeners, parse_labels
+from docker_tracker.label_templates import Template, check_listeners, parse_labels, plain_labels
 
 NAME_SPACE: Final = "docker-tracker."
 RETAIN: Final = "docker-tracker.retain"  # a client's wish to keep a thing: the one name of ours that it may set
@@ -113,7 +113,7 @@ class Labels(Interceptor):
 
     :ivar job_labels: Ours, for all but images.
     :ivar image_labels: Ours, for images.
-    :ivar operators: The operator's, for all; ``on_images`` says whether for images, too.
+    :ivar operators: The operator's and the job's own, for all; ``on_images`` says whether for images, too.
     """
 
     job_labels: Mapping[str, str]
@@ -225,10 +225,11 @@ def _with_changes(text: str, name: str, added: Mapping[str, str]) -> str:
 def make(settings: LabelsSettings, job: IJob, daemon: IDaemon) -> Labels:
     """Return the interceptor of a job.
 
-    :raises docker_tracker.errors.ConfigurationError: a label of the operator's is unusable.
+    :raises docker_tracker.errors.ConfigurationError: a label of the operator's or of the job's own is unusable.
     """
     operators = parse_labels(daemon.settings.labels, job.name, os.environ)
     check_listeners(operators, daemon.settings.listeners)
+    operators = {**plain_labels(job.request.labels), **operators}
     identity = {"job-id": job.id, "job": job.name, "instance": daemon.instance}
     full = settings.image_labels == "full"
     return Labels(

@@ -11,6 +11,7 @@ from docker_tracker.engine.recognise import recognise
 from docker_tracker.exchange import Exchange, Peer
 from docker_tracker.http1.head import RequestHead
 from docker_tracker.interfaces import IDaemon, IJob
+from docker_tracker.job import JobRequest
 
 
 def exchange(method: str, target: str, peer: Peer | None = None) -> Exchange:
@@ -30,10 +31,12 @@ def exchange(method: str, target: str, peer: Peer | None = None) -> Exchange:
 
 @attrs.frozen
 class Job:
-    """A job's names."""
+    """A job, as far as interceptors look at it."""
 
     id: str = "id-1"
     name: str = "job-1"
+    request: JobRequest = attrs.field(factory=lambda: JobRequest(name="job-1"))
+    socket: str = ""
 
 
 @attrs.define
@@ -77,9 +80,9 @@ class Daemon:
     instance: str = "instance-1"
 
 
-def job() -> IJob:
-    """Return a job."""
-    return cast(IJob, Job())
+def job(socket: str = "", **request: Any) -> IJob:
+    """Return a job that is asked to be so."""
+    return cast(IJob, Job(request=JobRequest(name="job-1", **request), socket=socket))
 
 
 def daemon(engine: Engine | None = None, **settings: Any) -> IDaemon:
