@@ -191,6 +191,59 @@ class ILedger(Interface):
     def job(name: str) -> Deferred[IJob]:
         """Return the job of that name that did not end; make it if there is none."""
 
+    def jobs(everything: bool = False) -> Deferred[list[IJob]]:
+        """Return the jobs that are not gone (``everything``: those, too), oldest first."""
+
+    def make_job(request: JobRequest, owner: int | None, socket: str) -> Deferred[IJob]:
+        """Write down a new job, open, with a random ID.
+
+        Fails with `docker_tracker.errors.RefusedError` (409) if a job of that name has not ended.
+        """
+
+    def restore_job(job_id: str, name: str, created: float, reason: str) -> Deferred[IJob]:
+        """Return a job that labels tell of; one that is unknown is written down as failed.
+
+        :param created: Of the oldest thing that bears its label, in seconds since the epoch.
+        :param reason: What is said of one that was unknown.
+        """
+
+    def set_job(
+        job_id: str, state: JobState, *, reason: str | None = None, report: ReapReport | None = None
+    ) -> Deferred[IJob]:
+        """Write down where a job stands, and return it as it is then. None leaves what is there.
+
+        When it is not open for the first time it has ended, and its name is free. It cannot be open again.
+        """
+
+    def add_event(event: str, job: IJob | None, data: Mapping[str, Any]) -> Deferred[int]:
+        """Write down what happened; return its number.
+
+        :param data: Becomes JSON.
+        """
+
+    def events(since: int, most: int = 1000) -> Deferred[list[dict[str, Any]]]:
+        """Return at most so many events after a number, oldest first.
+
+        Each has ``number``, ``time`` (ISO 8601, UTC), ``event``, ``job_id``, ``job`` and ``data``.
+        """
+
+    def adopt_instance(instance: str) -> Deferred[None]:
+        """Write down that we answer for what a lost tracker made."""
+
+    def adopted_instances() -> Deferred[list[str]]:
+        """Return the lost trackers that we answer for."""
+
+    def find(reference: str) -> Deferred[list[tuple[Resource, IJob | None, Intent | None]]]:
+        """Return what a reference means, removed things included, the newest first, each with job and intent.
+
+        Fails with `docker_tracker.errors.RefusedError` (400) if it is the beginning of several IDs.
+
+        :param reference: A full ID, a name, or at least four characters that one ID begins with.
+        """
+
+    def lost_of(job_id: str) -> Deferred[list[Intent]]:
+        """Return a job's intents that are open or lost."""
+
     def check_engine(engine: str) -> Deferred[None]:
         """Write down the engine's ID (`IEngine.identity`) at its first sight; fail for any other one."""
 

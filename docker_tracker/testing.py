@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import attrs
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, execute
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -25,6 +25,7 @@ from docker_tracker.config import EngineAddress, Limits, Listener, Settings, sec
 from docker_tracker.engine.document import Document
 from docker_tracker.engine.operation import Operation
 from docker_tracker.engine.recognise import recognise
+from docker_tracker.errors import RefusedError
 from docker_tracker.exchange import Exchange, Outcome, Peer, Stage
 from docker_tracker.http1.framing import Framing, request_framing, response_framing
 from docker_tracker.http1.head import RequestHead, ResponseHead
@@ -32,6 +33,7 @@ from docker_tracker.http1.scanner import body_for
 from docker_tracker.interceptor import Interceptor
 from docker_tracker.interfaces import IDaemon, IEngine, IInterceptorPlugin, IJob, ILedger
 from docker_tracker.job import JobRequest, JobState, ReapReport
+from docker_tracker.job_record import Job
 from docker_tracker.proxy.conversation import Conversation, Entrance
 from docker_tracker.proxy.dial import Dialler
 from docker_tracker.proxy.hub import Hub
@@ -143,11 +145,17 @@ class FakeLedger:
     :ivar intents: In order; the number of the first is 1.
     :ivar recorded: Resources, in order, each with its intent's number; ``removed`` is 0.0 once it is removed.
     :ivar error: If it is set, every call that answers fails with it.
+    :ivar known_jobs: That were made, in order, as they stand.
+    :ivar told: Events, in order; the number of the first is 1.
+    :ivar adopted: Instances.
     """
 
     intents: list[Intent] = attrs.field(factory=list)
     recorded: list[Resource] = attrs.field(factory=list)
     error: Exception | None = None
+    known_jobs: list[IJob] = attrs.field(factory=list)
+    told: list[dict[str, Any]] = attrs.field(factory=list)
+    adopted: list[str] = attrs.field(factory=list)
     _lost: list[Callable[[], None]] = attrs.field(factory=list, init=False)
 
     def _answer(self, value: Callable[[], T]) -> Deferred[T]:
@@ -155,11 +163,104 @@ class FakeLedger:
             failed: Deferred[T] = Deferred()
             failed.errback(self.error)
             return failed
-        return succeed(value())
+        return execute(value)
 
     def job(self, name: str) -> Deferred[IJob]:
         """See `ILedger.job`."""
         return self._answer(lambda: FakeJob(name=name))
+
+    def jobs(self, everything: bool = False) -> Deferred[list[IJob]]:
+        """See `ILedger.jobs`."""
+        return self._answer(lambda: [job for job in self.known_jobs if everything or job.state is not JobState.GONE])
+
+    def make_job(self, request: JobRequest, owner: int | None, socket: str) -> Deferred[IJob]:
+        """See `ILedger.make_job`; the first job's ID is ``1`` and 31 noughts before it."""
+
+        def work() -> IJob:
+            if any(job.name == request.name and job.ended is None for job in self.known_jobs):
+                raise RefusedError(f"there is a job {request.name!r}: give this one another name", 409)
+            self.known_jobs.append(
+                Job(id=f"{len(self.known_jobs) + 1:032}", request=request, owner=owner, socket=socket)
+            )
+            return self.known_jobs[-1]
+
+        return self._answer(work)
+
+    def restore_job(self, job_id: str, name: str, created: float, reason: str) -> Deferred[IJob]:
+        """See `ILedger.restore_job`."""
+
+        def work() -> IJob:
+            if not any(job.id == job_id for job in self.known_jobs):
+                request = JobRequest(name=name)
+                job = Job(id=job_id, request=request, created=created, reason=reason)
+                self.known_jobs.append(attrs.evolve(job, state=JobState.FAILED, ended=0.0))
+            return next(job for job in self.known_jobs if job.id == job_id)
+
+        return self._answer(work)
+
+    def set_job(
+        self, job_id: str, state: JobState, *, reason: str | None = None, report: ReapReport | None = None
+    ) -> Deferred[IJob]:
+        """See `ILedger.set_job`; time stands still."""
+        ended = {} if state is JobState.OPEN else {"ended": 0.0}
+        changes: dict[str, Any] = {"state": state, "reason": reason, "report": report, **ended}
+        given = {name: value for name, value in changes.items() if value is not None}
+
+        def work() -> IJob:
+            place = [job.id for job in self.known_jobs].index(job_id)
+            self.known_jobs[place] = attrs.evolve(cast(Job, self.known_jobs[place]), **given)
+            return self.known_jobs[place]
+
+        return self._answer(work)
+
+    def add_event(self, event: str, job: IJob | None, data: Mapping[str, Any]) -> Deferred[int]:
+        """See `ILedger.add_event`."""
+
+        def work() -> int:
+            whose = {"job_id": job.id if job else "", "job": job.name if job else ""}
+            time = "1970-01-01T00:00:00.000Z"
+            self.told.append({"number": len(self.told) + 1, "time": time, "event": event, **whose, "data": dict(data)})
+            return len(self.told)
+
+        return self._answer(work)
+
+    def events(self, since: int, most: int = 1000) -> Deferred[list[dict[str, Any]]]:
+        """See `ILedger.events`."""
+        return self._answer(lambda: self.told[since : since + most])
+
+    def adopt_instance(self, instance: str) -> Deferred[None]:
+        """See `ILedger.adopt_instance`."""
+        return self._answer(lambda: self.adopted.append(instance))
+
+    def adopted_instances(self) -> Deferred[list[str]]:
+        """See `ILedger.adopted_instances`."""
+        return self._answer(lambda: list(self.adopted))
+
+    def find(self, reference: str) -> Deferred[list[tuple[Resource, IJob | None, Intent | None]]]:
+        """See `ILedger.find`; beginnings of IDs are not known."""
+
+        def work() -> list[tuple[Resource, IJob | None, Intent | None]]:
+            return [
+                (
+                    each,
+                    next((job for job in self.known_jobs if job.id == each.job_id), None),
+                    next((intent for intent in self.intents if intent.number == each.intent), None),
+                )
+                for each in reversed(self.recorded)
+                if reference in (each.identifier, each.name)
+            ]
+
+        return self._answer(work)
+
+    def lost_of(self, job_id: str) -> Deferred[list[Intent]]:
+        """See `ILedger.lost_of`."""
+        return self._answer(
+            lambda: [
+                intent
+                for intent in self.intents
+                if intent.job_id == job_id and intent.state in (State.OPEN, State.LOST)
+            ]
+        )
 
     def check_engine(self, engine: str) -> Deferred[None]:
         """See `ILedger.check_engine`; takes any."""

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 from twisted.internet.defer import fail
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from docker_tracker.errors import LedgerError
+from docker_tracker.errors import LedgerError, RefusedError
 from docker_tracker.interfaces import IJob, ILedger
+from docker_tracker.job import Ends, JobRequest, JobState, Keep, ReapItem, ReapReport
 from docker_tracker.records import Intent, Relation, Resource, State
 from docker_tracker.tracking import ledger
 from docker_tracker.tracking.ledger import Keeping, Ledger
@@ -43,6 +46,9 @@ class LedgerCase(SynchronousTestCase):
     def reopened(self, keeping: Keeping | None = None) -> None:
         self.ledger.close()
         self.ledger = self.opened(keeping)
+
+    def names(self) -> list[str]:
+        return sorted(job.name for job in self.successResultOf(self.ledger.jobs(everything=True)))
 
     def job(self, name: str = "default") -> str:
         return self.successResultOf(self.ledger.job(name)).id
@@ -448,13 +454,271 @@ class KeepingTests(LedgerCase):
         self.assertEqual(self.identifiers(everything=True), ["3", "4"])
         self.assertEqual(self.counted()["intents"], 2)
 
-    def test_ended_jobs(self) -> None:
-        """A job that ended is forgotten when nothing of it is left."""
-        self.job("over")
-        connection = sqlite3.connect(self.path)
-        connection.execute("UPDATE jobs SET ended = 1")
+    def test_jobs_that_are_gone(self) -> None:
+        """One is forgotten when nothing of it is left; one that failed, or has things left, is not."""
+        jobs = {}
+        for name in ("over", "left", "failed", "later"):
+            jobs[name] = self.job(name)
+        self.make(Resource(kind="volume", identifier="v"), job_id=jobs["left"])
+        for name, state in (("over", "gone"), ("left", "gone"), ("failed", "failed")):
+            self.successResultOf(self.ledger.set_job(jobs[name], JobState(state)))
+        self.clock.advance(31 * DAY)
+        self.successResultOf(self.ledger.set_job(jobs["later"], JobState.GONE))
+        self.successResultOf(self.ledger.prune())
+        self.assertEqual(self.names(), ["default", "failed", "later", "left"])
+
+    def test_number_of_jobs(self) -> None:
+        """Of those that are gone, the last are kept, up to a number; so are events."""
+        self.reopened(Keeping(most=2))
+        for number in range(4):
+            job = self.successResultOf(self.ledger.make_job(JobRequest(name=f"j{number}"), None, ""))
+            self.successResultOf(self.ledger.set_job(job.id, JobState.GONE))
+            self.successResultOf(self.ledger.add_event("gone", job, {}))
+            self.clock.advance(1)
+        self.successResultOf(self.ledger.prune())
+        self.assertEqual(self.names(), ["default", "j2", "j3"])
+        events = self.successResultOf(self.ledger.events(0))
+        self.assertEqual([(event["number"], event["job"]) for event in events], [(3, "j2"), (4, "j3")])
+
+    def test_age_of_events(self) -> None:
+        """They are forgotten as everything is."""
+        self.successResultOf(self.ledger.add_event("x", None, {}))
+        self.clock.advance(31 * DAY)
+        self.successResultOf(self.ledger.prune())
+        self.assertEqual(self.successResultOf(self.ledger.events(0)), [])
+
+
+class LifeTests(LedgerCase):
+    """Jobs from their beginning to their end."""
+
+    def made(self, **request: Any) -> IJob:
+        return self.successResultOf(self.ledger.make_job(JobRequest(**{"name": "web", **request}), 1000, "/run/s"))
+
+    def set(self, job: IJob, state: str, **more: Any) -> IJob:
+        return self.successResultOf(self.ledger.set_job(job.id, JobState(state), **more))
+
+    def test_persists(self) -> None:
+        """All that is known of a job is there again after a restart."""
+        job = self.made(labels={"a": "b"}, keep=(Keep("volume", "cache-*"),), ends=Ends(ttl=5.0, container="c"))
+        report = ReapReport(job_id=job.id, job="web", items=(ReapItem(kind="volume", identifier="v"),), problem="late")
+        self.clock.advance(3)
+        failed = self.set(job, "failed", reason="its time was over", report=report)
+        self.reopened()
+        found = self.successResultOf(self.ledger.jobs())[1]
+        self.assertEqual(found, failed)
+        self.assertEqual(found.request, job.request)
+        self.assertEqual((found.owner, found.socket, found.created), (1000, "/run/s", 10_000_000.0))
+        self.assertEqual((found.ended, found.reason, found.report), (10_000_003.0, "its time was over", report))
+
+    def test_ended(self) -> None:
+        """A job has ended when it leaves its first state; later ones change neither that nor what is not said."""
+        job = self.made()
+        self.assertIsNone(self.set(job, "open").ended)
+        ended = []
+        for state in ("draining", "reaping", "failed", "reaping", "gone"):
+            self.clock.advance(1)
+            reason = {"reason": "asked for"} if state == "draining" else {}
+            changed = self.set(job, state, **reason)
+            self.assertEqual((changed.state.value, changed.reason), (state, "asked for"))
+            ended.append(changed.ended)
+        self.assertEqual(ended, [10_000_001.0] * 5)
+        problem = self.failureResultOf(self.ledger.set_job(job.id, JobState.OPEN), LedgerError).value.problem
+        self.assertIn("cannot be open again", problem)
+        problem = self.failureResultOf(self.ledger.set_job("nobody", JobState.GONE), LedgerError).value.problem
+        self.assertIn("no job nobody", problem)
+
+    def test_names(self) -> None:
+        """A name is taken until its job has ended, then it is another job's; the gone are listed on demand."""
+        job = self.made()
+        error = self.failureResultOf(self.ledger.make_job(JobRequest(name="web"), None, ""), RefusedError).value
+        self.assertEqual(error.status, 409)
+        self.assertIn(job.id, error.message)
+        self.assertEqual(self.job("web"), job.id)
+        self.set(job, "draining")
+        other = self.made()
+        self.assertNotEqual(other.id, job.id)
+        self.set(job, "gone")
+        self.assertEqual([found.id for found in self.successResultOf(self.ledger.jobs())], [self.job(), other.id])
+        everything = {found.id for found in self.successResultOf(self.ledger.jobs(everything=True))}
+        self.assertEqual(everything, {self.job(), other.id, job.id})
+
+    def test_restored(self) -> None:
+        """A job that only labels tell of has failed; one that is known stays as it is."""
+        job = self.made()
+        restoring = self.ledger.restore_job(job.id, "other", 5.0, "found by its labels")
+        self.assertEqual(self.successResultOf(restoring), job)
+        for created, wanted in ((5.0, 5.0), (0.0, 10_000_000.0), (2e7, 10_000_000.0)):
+            restoring = self.ledger.restore_job(f"id{created}", "web", created, "found by its labels")
+            found = self.successResultOf(restoring)
+            self.assertEqual(
+                (found.id, found.name, found.state, found.created, found.ended, found.reason),
+                (f"id{created}", "web", JobState.FAILED, wanted, 10_000_000.0, "found by its labels"),
+            )
+
+    def test_from_the_first_schema(self) -> None:
+        """Jobs of a ledger that knew only their names are open, or gone."""
+        path = self.path.with_name("old")
+        connection = sqlite3.connect(path)
+        for statement in ledger.MIGRATIONS[0]:
+            connection.execute(statement)
+        connection.execute("INSERT INTO jobs VALUES ('i1', 'default', 3.0, NULL), ('i2', 'x', 4.0, 5.0)")
+        connection.execute("PRAGMA user_version = 1")
         connection.commit()
         connection.close()
-        self.job("default")
-        self.successResultOf(self.ledger.prune())
-        self.assertEqual(self.counted()["jobs"], 1)
+        old = Ledger(path, None, None, self.clock.seconds)
+        self.addCleanup(old.close)
+        self.assertEqual(old.open("instance").id, "i1")
+        found = self.successResultOf(old.jobs(everything=True))
+        shown = [(job.id, job.name, job.state.value, job.created, job.ended) for job in found]
+        self.assertEqual(shown, [("i1", "default", "open", 3.0, None), ("i2", "x", "gone", 4.0, 5.0)])
+
+    def test_events(self) -> None:
+        """They are numbered, in order, and can be had from any number on."""
+        job = self.made()
+        self.successResultOf(self.ledger.add_event("started", None, {"a": [1]}))
+        self.clock.advance(0.25)
+        self.assertEqual(self.successResultOf(self.ledger.add_event("job-open", job, {})), 2)
+        first, second = self.successResultOf(self.ledger.events(0))
+        self.assertEqual(
+            first,
+            {
+                "number": 1,
+                "time": "1970-04-26T17:46:40.000Z",
+                "event": "started",
+                "job_id": "",
+                "job": "",
+                "data": {"a": [1]},
+            },
+        )
+        self.assertEqual((second["time"], second["job_id"], second["job"]), ("1970-04-26T17:46:40.250Z", job.id, "web"))
+        self.assertEqual(self.successResultOf(self.ledger.events(1)), [second])
+        self.assertEqual(self.successResultOf(self.ledger.events(0, most=1)), [first])
+
+    def test_instances(self) -> None:
+        """Whose things became ours is known for ever."""
+        for instance in ("lost", "lost", "found"):
+            self.successResultOf(self.ledger.adopt_instance(instance))
+        self.reopened()
+        self.assertEqual(self.successResultOf(self.ledger.adopted_instances()), ["found", "lost"])
+
+    def test_lost_of(self) -> None:
+        """A job's intents that are not settled, nobody else's."""
+        job = self.made()
+        numbers = [self.intend(job.id) for _ in range(4)]
+        self.intend()
+        for number, state in zip(numbers, (State.DONE, State.FAILED, State.LOST), strict=False):
+            self.successResultOf(self.ledger.settle(number, state))
+        found = self.successResultOf(self.ledger.lost_of(job.id))
+        self.assertEqual([(intent.number, intent.state.value) for intent in found], [(3, "lost"), (4, "open")])
+
+
+class FindTests(LedgerCase):
+    def found(self, reference: str) -> list[str]:
+        return [resource.identifier for resource, _, _ in self.successResultOf(self.ledger.find(reference))]
+
+    def test_references(self) -> None:
+        """An ID, a name, or the beginning of one ID; removed things, too, and the newest first."""
+        one, two = "abcdef0123456789", "abcdef9876543210"
+        self.make(
+            Resource(kind="container", identifier=one, name="web"),
+            Resource(kind="container", identifier=two, name="db"),
+            Resource(kind="image", identifier="sha256:1234567890", name=""),
+            Resource(kind="image", identifier="app:latest", name="app:latest"),
+        )
+        self.successResultOf(self.ledger.removed("container", [one]))
+        self.make(Resource(kind="network", identifier="n" * 8, name="web"))
+        for reference, wanted in (
+            (one, [one]),
+            ("web", ["n" * 8, one]),
+            ("abcdef98", [two]),
+            ("abcdef0", [one]),
+            ("abc", []),
+            ("sha256:1234567890", ["sha256:1234567890"]),
+            ("123456", ["sha256:1234567890"]),
+            ("app", ["app:latest"]),
+            ("docker.io/library/app:latest", ["app:latest"]),
+            ("nothing", []),
+            ("%", []),
+        ):
+            self.assertEqual(self.found(reference), wanted, reference)
+        error = self.failureResultOf(self.ledger.find("abcdef"), RefusedError).value
+        self.assertEqual((error.status, "write more" in error.message), (400, True))
+
+    def test_with_job_and_intent(self) -> None:
+        """It is said whose a thing is, and which request led to it; what was adopted has no request."""
+        number = self.make(Resource(kind="volume", identifier="asked"))
+        self.successResultOf(self.ledger.adopt([Resource(kind="volume", identifier="seen", job_id=self.job())], 0.0))
+        ((_, job, intent),) = self.successResultOf(self.ledger.find("asked"))
+        assert job is not None
+        assert intent is not None
+        self.assertEqual((job.id, intent.number), (self.job(), number))
+        self.assertIsNone(self.successResultOf(self.ledger.find("seen"))[0][2])
+        # Its job was forgotten, if the record is older than that.
+        connection = sqlite3.connect(self.path)
+        connection.execute("UPDATE resources SET job = 'nobody'")
+        connection.commit()
+        connection.close()
+        self.assertIsNone(self.successResultOf(self.ledger.find("seen"))[0][1])
+
+
+class BrokenTests(LedgerCase):
+    def test_moved_aside(self) -> None:
+        """A broken file is kept under another name, a new one begun, and both are said loudly."""
+        self.ledger.close()
+        for content in (b"no database, for sure", self.torn(), self.torn(beginning=True)):
+            self.path.write_bytes(content)
+            self.ledger = Ledger(self.path, None, None, self.clock.seconds)
+            self.addCleanup(self.ledger.close)
+            with capturedLogs() as logs:
+                job = self.ledger.open("instance")
+            self.assertEqual([event["log_level"] for event in logs], [LogLevel.error])
+            moved = self.ledger.moved
+            assert moved is not None
+            self.assertRegex(moved.name, r"\Aledger\.sqlite\.corrupt-1970\d{4}T\d{6}Z\Z")
+            self.assertEqual(moved.read_bytes(), content)
+            self.assertEqual(self.successResultOf(self.ledger.jobs()), [job])
+            (event,) = self.successResultOf(self.ledger.events(0))
+            self.assertEqual((event["event"], event["data"]), ("ledger-replaced", {"moved_to": str(moved)}))
+            self.ledger.close()
+            self.clock.advance(1)
+        self.ledger = self.opened()
+        self.assertIsNone(self.ledger.moved)
+
+    def torn(self, beginning: bool = False) -> bytes:
+        """Give a ledger's file with pages that are no pages."""
+        path = self.path.with_name("torn")
+        path.unlink(missing_ok=True)
+        whole = Ledger(path, None, None, self.clock.seconds)
+        whole.open("instance")
+        whole.close()
+        content = bytearray(path.read_bytes())
+        start = 1024 if beginning else 8192
+        content[start : start + 6000] = b"\x5a" * 6000
+        return bytes(content)
+
+    def test_newer(self) -> None:
+        """A ledger of a later version is not broken: it is left as it is, and said what to do."""
+        self.ledger.close()
+        connection = sqlite3.connect(self.path)
+        connection.execute("PRAGMA user_version = 99")
+        connection.close()
+        error = self.assertRaises(LedgerError, Ledger(self.path, None).open, "instance")
+        self.assertIn("install the newer one again", str(error))
+        self.assertEqual(
+            sorted(path.name for path in self.path.parent.iterdir()), ["ledger.sqlite", "ledger.sqlite.lock"]
+        )
+
+    def test_cannot_be_moved(self) -> None:
+        """What cannot be moved aside either is refused."""
+        self.ledger.close()
+        self.path.write_bytes(b"no database, for sure")
+        self.patch(os, "rename", raiser(OSError(28, "No space left on device")))
+        error = self.assertRaises(LedgerError, Ledger(self.path, None).open, "instance")
+        self.assertIn("No space left", str(error))
+
+
+def raiser(error: Exception) -> Callable[..., None]:
+    def fails(*_: object) -> None:
+        raise error
+
+    return fails

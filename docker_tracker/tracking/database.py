@@ -13,6 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,11 +67,13 @@ class Database:
         self._taking = False
         self._closed: Deferred[None] = Deferred()
 
-    def open(self, begin: Work[None] | None = None) -> None:
+    def open(self, begin: Work[None] | None = None, aside: str = "") -> Path | None:
         """Take the lock, open the file and bring its schema up to date; blocks for some milliseconds.
 
         :param begin: Run in a transaction of its own before anything else.
-
+        :param aside: What the name of a broken file gets appended, so that a new one takes its place; the empty
+            string: a broken file is refused.
+        :return: Where a broken file is now, or None: it was whole.
         :raises LedgerError: another process has it, it is no ledger, it is of a newer version, or the disk said no.
         """
         try:
@@ -83,12 +86,16 @@ class Database:
         except LedgerError:
             self._release()
             raise
+        moved = None
         try:
-            self._connection = self._connect()
-            _migrate(self._connection, self._migrations)
-            if begin is not None:
-                self._commit(self._connection, [begin])
-        except (sqlite3.Error, _NewerSchemaError) as error:
+            try:
+                self._begin(begin)
+            except sqlite3.DatabaseError as error:
+                if not aside or not _is_broken(error):
+                    raise
+                moved = self._move_aside(aside)
+                self._begin(begin)
+        except (sqlite3.Error, _NewerSchemaError, OSError) as error:
             self._release()
             advice = "" if isinstance(error, _NewerSchemaError) else "; if it is broken, move it away and start again"
             raise self._error(f"cannot be used: {error}{advice}") from error
@@ -98,6 +105,29 @@ class Database:
             work = (self._connection, self._call_from_thread)
             self._thread = threading.Thread(target=self._serve, args=work, name="docker-tracker-ledger", daemon=True)
             self._thread.start()
+        return moved
+
+    def _begin(self, begin: Work[None] | None) -> None:
+        self._connection = self._connect()
+        (answer,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+        if answer != "ok":
+            raise _BrokenError(answer)
+        _migrate(self._connection, self._migrations)
+        if begin is not None:
+            self._commit(self._connection, [begin])
+
+    def _move_aside(self, suffix: str) -> Path:
+        """Give the file, and what SQLite has beside it, other names; we have the lock."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        for beside in ("-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                os.rename(f"{self.path}{beside}", f"{self.path}{suffix}{beside}")
+        moved = self.path.with_name(self.path.name + suffix)
+        os.rename(self.path, moved)
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        return moved
 
     def run(self, work: Work[T]) -> Deferred[T]:
         """Queue a piece of work; the result is there when it is on the disk.
@@ -225,6 +255,16 @@ class Database:
 
 class _NewerSchemaError(Exception):
     """The file was written by a later version of this program."""
+
+
+class _BrokenError(sqlite3.DatabaseError):
+    """SQLite's own check has found something."""
+
+
+def _is_broken(error: sqlite3.DatabaseError) -> bool:
+    """Whether it is the file itself that is of no use, not the disk or somebody's lock."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest says more closely what
+    return isinstance(error, _BrokenError) or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _migrate(connection: sqlite3.Connection, migrations: Migrations) -> None:

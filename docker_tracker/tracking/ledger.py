@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import json
-import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from docker_tracker.errors import LedgerError
+from docker_tracker.engine.reference import familiar
+from docker_tracker.errors import LedgerError, RefusedError
 from docker_tracker.interfaces import IJob, ILedger
-from docker_tracker.job import JobRequest
-from docker_tracker.job_record import Job
+from docker_tracker.job import JobRequest, JobState, ReapReport
 from docker_tracker.records import Intent, Reference, Relation, Resource, State
+from docker_tracker.tracking import job_table
 from docker_tracker.tracking.database import CallFromThread, Database, Migrations
 
 _DAY: Final = 86400.0
 _MOST_OWED: Final = 100_000  # settlements that are kept in mind; further ones wait for the next start
 _SHORT_ID: Final = 12  # characters: what the engine's clients show of an ID
+_SHORTEST_ID: Final = 4  # characters of an ID that people may look for
+_MOST_FOUND: Final = 100
 
 # A step is never edited once it was released: the next one mends it.
 MIGRATIONS: Final[Migrations] = (
@@ -66,6 +70,7 @@ MIGRATIONS: Final[Migrations] = (
         "CREATE INDEX resources_intents ON resources (intent)",
         "CREATE INDEX resources_removed ON resources (removed) WHERE removed IS NOT NULL",
     ),
+    job_table.STEP,
 )
 
 _RESOURCE_COLUMNS = "kind, identifier, name, relation, parent, attributes, job, intent, created, removed, number"
@@ -76,8 +81,8 @@ _INTENT_COLUMNS = "job, operation, kind, names, before, exchange, number, starte
 class Keeping:
     """How much of what is over stays in the ledger.
 
-    :ivar seconds: How long removed resources and settled intents are kept.
-    :ivar most: How many removed resources, and how many settled intents, are kept at most.
+    :ivar seconds: How long removed resources, settled intents, events and jobs that are gone are kept.
+    :ivar most: How many of each of them are kept at most.
     """
 
     seconds: float = 30 * _DAY
@@ -94,6 +99,8 @@ class Ledger:
     :param now: Seconds since the epoch.
     """
 
+    log = Logger()
+
     def __init__(
         self,
         path: Path,
@@ -107,9 +114,13 @@ class Ledger:
         self._now = now
         self._when_lost: Callable[[], None] | None = None
         self._owed: dict[int, State] = {}
+        self.moved: Path | None = None
 
     def open(self, instance: str, job: str = "default") -> IJob:
         """Open the file; intents that an earlier process left open are lost. Blocks for some milliseconds.
+
+        A file that is broken is moved aside (`moved` says where to), and a new one begun: what jobs there were is then
+        told by labels only.
 
         :param instance: This tracker's ID, written down beside the engine's.
         :param job: The name of the job that is there from the start.
@@ -120,11 +131,22 @@ class Ledger:
         first: list[IJob] = []
 
         def begin(database: sqlite3.Connection) -> None:
-            first.append(_job(database, job, now))
+            first.append(job_table.named(database, job, now))
             database.execute("INSERT OR REPLACE INTO meta VALUES ('instance', ?)", (instance,))
             database.execute("UPDATE intents SET state = 'lost', settled = ? WHERE state = 'open'", (now,))
 
-        self._database.open(begin)
+        aside = datetime.fromtimestamp(now, UTC).strftime(".corrupt-%Y%m%dT%H%M%SZ")
+        self.moved = self._database.open(begin, aside)
+        if self.moved is not None:
+            self.log.error(
+                "the ledger {path} was broken: it is now {moved}, and a new one was begun;"
+                " what jobs made is found by its labels, images and unlabelled volumes are not",
+                path=str(self._path),
+                moved=str(self.moved),
+            )
+            self.add_event("ledger-replaced", None, {"moved_to": str(self.moved)}).addErrback(
+                lambda failure: self.log.failure("could not be recorded", failure)
+            )
         return first[-1]
 
     def close(self) -> Deferred[None]:
@@ -138,7 +160,46 @@ class Ledger:
     def job(self, name: str) -> Deferred[IJob]:
         """Return the job of that name that did not end; make it if there is none."""
         now = self._now()
-        return self._database.run(lambda database: _job(database, name, now))
+        return self._database.run(lambda database: job_table.named(database, name, now))
+
+    def jobs(self, everything: bool = False) -> Deferred[list[IJob]]:
+        """Return the jobs that are not gone, or all, oldest first."""
+        return self._database.run(lambda database: job_table.listed(database, everything))
+
+    def make_job(self, request: JobRequest, owner: int | None, socket: str) -> Deferred[IJob]:
+        """Write down a new job; fail with `RefusedError` (409) if one of that name has not ended."""
+        now = self._now()
+        return self._database.run(lambda database: job_table.make(database, request, owner, socket, now))
+
+    def restore_job(self, job_id: str, name: str, created: float, reason: str) -> Deferred[IJob]:
+        """Return a job that labels tell of; one that is unknown is written down as failed."""
+        now = self._now()
+        return self._database.run(lambda database: job_table.restore(database, job_id, name, created, reason, now))
+
+    def set_job(
+        self, job_id: str, state: JobState, *, reason: str | None = None, report: ReapReport | None = None
+    ) -> Deferred[IJob]:
+        """Write down where a job stands, and return it as it is then; see `ILedger.set_job`."""
+        now, path = self._now(), str(self._path)
+        return self._database.run(lambda database: job_table.change(database, job_id, state, reason, report, now, path))
+
+    def add_event(self, event: str, job: IJob | None, data: Mapping[str, Any]) -> Deferred[int]:
+        """Write down what happened; return its number."""
+        now = self._now()
+        return self._database.run(lambda database: job_table.add_event(database, event, job, data, now))
+
+    def events(self, since: int, most: int = 1000) -> Deferred[list[dict[str, Any]]]:
+        """Return at most so many events after a number, oldest first."""
+        return self._database.run(lambda database: job_table.events(database, since, most))
+
+    def adopt_instance(self, instance: str) -> Deferred[None]:
+        """Write down that we answer for what a lost tracker made."""
+        now = self._now()
+        return self._database.run(lambda database: job_table.adopt_instance(database, instance, now))
+
+    def adopted_instances(self) -> Deferred[list[str]]:
+        """Return the lost trackers that we answer for."""
+        return self._database.run(job_table.adopted_instances)
 
     def check_engine(self, engine: str) -> Deferred[None]:
         """Write down the engine's ID at its first sight; fail with `LedgerError` for any other one."""
@@ -282,6 +343,29 @@ class Ledger:
 
         return self._database.run(work)
 
+    def lost_of(self, job_id: str) -> Deferred[list[Intent]]:
+        """Return a job's intents that are open or lost."""
+
+        def work(database: sqlite3.Connection) -> list[Intent]:
+            rows = database.execute(
+                f"SELECT {_INTENT_COLUMNS} FROM intents WHERE job = ? AND state IN ('open', 'lost') ORDER BY number",
+                (job_id,),
+            )
+            return [_intent(row) for row in rows]
+
+        return self._database.run(work)
+
+    def find(self, reference: str) -> Deferred[list[tuple[Resource, IJob | None, Intent | None]]]:
+        """Return what a reference means, removed things included; see `ILedger.find`."""
+
+        def work(database: sqlite3.Connection) -> list[tuple[Resource, IJob | None, Intent | None]]:
+            return [
+                (resource, job_table.get(database, resource.job_id), _intent_of(database, resource.intent))
+                for resource in _find(database, reference)
+            ]
+
+        return self._database.run(work)
+
     def prune(self) -> Deferred[None]:
         """Forget what is over and older than is to be kept."""
         oldest = self._now() - self._keeping.seconds
@@ -297,11 +381,7 @@ class Ledger:
                     f" (SELECT number FROM {table} WHERE {over} ORDER BY {when} DESC LIMIT -1 OFFSET ?)",
                     (self._keeping.most,),
                 )
-            database.execute(
-                "DELETE FROM jobs WHERE ended < ? AND id NOT IN (SELECT job FROM resources)"
-                " AND id NOT IN (SELECT job FROM intents)",
-                (oldest,),
-            )
+            job_table.forget(database, oldest, self._keeping.most)
 
         return self._database.run(work)
 
@@ -336,14 +416,6 @@ class Ledger:
                 f"it belongs to the engine {row[0]}, but the engine that answers is {engine}; "
                 "give this one a --state-dir of its own",
             )
-
-
-def _job(database: sqlite3.Connection, name: str, now: float) -> IJob:
-    row = database.execute("SELECT id, created FROM jobs WHERE name = ? AND ended IS NULL", (name,)).fetchone()
-    if row is None:
-        row = (secrets.token_hex(16), now)
-        database.execute("INSERT INTO jobs VALUES (?, ?, ?, NULL)", (row[0], name, now))
-    return Job(id=row[0], request=JobRequest(name=name), created=row[1])
 
 
 def _references(references: Iterable[Reference]) -> str:
@@ -462,6 +534,34 @@ def _resolve(database: sqlite3.Connection, kind: str, reference: str) -> list[st
         if found:
             return [found[0][0]] if len(found) == 1 else []
     return []
+
+
+def _find(database: sqlite3.Connection, reference: str) -> list[Resource]:
+    """Return what people mean by an ID, a name or a unique beginning of an ID, the newest first.
+
+    :raises RefusedError: it is the beginning of several IDs.
+    """
+    for prefix in ("", "sha256:"):  # an image's ID is often shown without it
+        beginning = prefix + reference
+        exact = ("identifier = ? OR name = ?", (beginning, beginning))
+        tagged = ("name = ?", (familiar(reference),))
+        begun = ("identifier >= ? AND identifier < ?", (beginning, beginning + "\U0010ffff"))
+        for condition, values in (exact, tagged, begun)[: 3 if len(reference) >= _SHORTEST_ID else 2]:
+            rows = database.execute(
+                f"SELECT {_RESOURCE_COLUMNS} FROM resources WHERE {condition} ORDER BY number DESC LIMIT ?",
+                (*values, _MOST_FOUND),
+            )
+            found = [_resource(row) for row in rows]
+            if (condition, values) == begun and len({resource.identifier for resource in found}) > 1:
+                raise RefusedError(f"{reference!r} is the beginning of several IDs: write more of it")
+            if found:
+                return found
+    return []
+
+
+def _intent_of(database: sqlite3.Connection, number: int) -> Intent | None:
+    row = database.execute(f"SELECT {_INTENT_COLUMNS} FROM intents WHERE number = ?", (number,)).fetchone()
+    return None if row is None else _intent(row)
 
 
 def _removed(database: sqlite3.Connection, kind: str, identifiers: Sequence[str], now: float) -> None:
