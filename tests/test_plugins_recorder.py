@@ -6,10 +6,11 @@ import json
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+import docker_tracker.plugins.recorder as recorder_module
 from docker_tracker.engine.catalogue import OPERATIONS, UNKNOWN
 from docker_tracker.engine.document import Document
 from docker_tracker.errors import (
@@ -37,7 +38,7 @@ BASE = "sha256:" + "b" * 64
 class RecorderCase(TrackingCase):
     def setUp(self) -> None:
         super().setUp()
-        self.recorder = Recorder(self.job_id, "default", self.ledger, self.engine, self.clock.seconds)
+        self.recorder = Recorder(self.job_id, "default", self.ledger, self.engine, self.clock)
 
     def exchange(self, method: str, target: str, peer: Peer | None = None) -> Exchange:
         return attrs.evolve(exchange(method, target, peer), job_id=self.job_id)
@@ -63,8 +64,9 @@ class RecorderCase(TrackingCase):
         lines: tuple[Any, ...] = (),
         status: int = 200,
         outcome: Outcome = Outcome.COMPLETED,
+        wait: float = 0.1,
     ) -> Exchange:
-        """Give the engine's answer, as the proxy would tell of it, to the end."""
+        """Give the engine's answer, as the proxy would tell of it, to the end; then wait for the look at containers."""
         wanted = self.recorder.wants(asked.call.operation)
         asked.response = head = ResponseHead.parse(f"HTTP/1.1 {status} X\r\n\r\n".encode())
         if wanted & Stage.RESPONSE_HEAD:
@@ -75,6 +77,8 @@ class RecorderCase(TrackingCase):
             self.recorder.response_line(asked, Document.of(line))
         if wanted & Stage.FINISHED:
             self.recorder.finished(asked, outcome)
+        if asked.call.operation.name == "container_create":
+            self.clock.advance(wait)
         return asked
 
     def do(self, method: str, target: str, body: Any = None, answer: Any = None, **more: Any) -> Exchange:
@@ -340,6 +344,7 @@ class ContainerTests(RecorderCase):
     def test_bounded(self) -> None:
         """Looks that pile up are left to the watcher; when the daemon stops, those that wait are ended."""
         waiting: Deferred[Any] = Deferred()
+        self.patch(recorder_module, "_MOST_NEW", 256)
         for number in range(258):
             identifier = f"{number:064}"
             self.engine.answers[f"/containers/{identifier}/json"] = waiting if number == 0 else Deferred()
@@ -370,12 +375,88 @@ class ContainerTests(RecorderCase):
             self.do("POST", "/containers/create", {}, {"Id": made[number]}, status=201)
         self.assertEqual(self.engine.asked, [f"/containers/{made[0]}/json"])
         waiting.callback({"Name": "/cat0", "Mounts": []})
+        self.clock.advance(0.1)
         lists = [path for path in self.engine.asked if path == "/containers/json"]
         self.assertEqual(len(lists), 2)
         names = {row.identifier: row.name for row in self.recorded(kind="container")}
         self.assertEqual((names[made[0]], names[made[68]], names[made[69]]), ("cat0", "cat68", ""))
         self.assertEqual(len(self.recorded(kind="volume")), 68)
         self.assertEqual(self.lost(), [])
+
+    def listed(self, *identifiers: str) -> None:
+        """Let the engine have containers, each with a volume of its own."""
+        self.engine.answers["/containers/json"] = [
+            {"Id": identifier, "Names": ["/x"], "Mounts": [{"Type": "volume", "Name": identifier[-8:]}]}
+            for identifier in identifiers
+        ]
+        self.engine.answers |= {f"/volumes/{identifier[-8:]}": {} for identifier in identifiers}
+
+    def test_waits_for_others(self) -> None:
+        """Containers that are made within a moment share one look; as many as it takes do not wait."""
+        made = [f"{number:064}" for number in range(66)]
+        self.listed(*made)
+        for identifier in made[:2]:
+            self.do("POST", "/containers/create", {}, {"Id": identifier}, status=201, wait=0.04)
+        self.assertEqual((self.engine.asked, self.recorded(kind="volume")), ([], []))
+        self.clock.advance(0.03)
+        self.assertEqual(self.engine.asked.count("/containers/json"), 1)
+        self.assertEqual(len(self.recorded(kind="volume")), 2)
+        for identifier in made[2:]:
+            self.do("POST", "/containers/create", {}, {"Id": identifier}, status=201, wait=0)
+        self.assertEqual(self.engine.asked.count("/containers/json"), 2)
+        self.settled()
+
+    def test_crash_before_the_look(self) -> None:
+        """Until the look the intent is open: whoever starts after a crash looks for the volumes."""
+        self.do("POST", "/containers/create", {}, {"Id": ID}, status=201, wait=0)
+        self.assertEqual(self.shown(), [("container", ID, "made")])
+        self.ledger.close()
+        self.ledger.open("instance")
+        self.assertEqual(self.lost(), [1])
+
+    def removal(self, method: str, target: str) -> Deferred[Any]:
+        """Ask for a removal."""
+        asked = self.exchange(method, target)
+        self.assertTrue(self.recorder.wants(asked.call.operation) & Stage.REQUEST_HEAD)
+        return Deferred.fromCoroutine(self.recorder.request_head(asked, asked.received))
+
+    def test_removal_waits_for_the_look(self) -> None:
+        """A container's removal is forwarded when its volumes are recorded: nobody could tell of them afterwards."""
+        for method, target in (("DELETE", f"/containers/{ID}?force=1"), ("POST", "/containers/prune")):
+            first, second, third = (f"{letter * 64}" for letter in "123")
+            looking: list[Deferred[Any]] = [Deferred(), Deferred()]
+            self.engine.answers |= {
+                f"/containers/{first}/json": looking[0],
+                f"/containers/{second}/json": looking[1],
+                "/volumes/v": {},
+            }
+            self.assertIsNone(self.successResultOf(self.removal(method, target)))
+            self.do("POST", "/containers/create", {}, {"Id": first}, status=201)
+            self.do("POST", "/containers/create", {}, {"Id": second}, status=201, wait=0)
+            removing, leaving = self.removal(method, target), self.removal(method, target)
+            leaving.cancel()
+            self.failureResultOf(leaving, CancelledError)
+            looking[0].callback({"Name": "/x", "Mounts": []})
+            self.assertNoResult(removing)
+            self.do("POST", "/containers/create", {}, {"Id": third}, status=201, wait=0)  # not waited for
+            looking[1].callback({"Name": "/y", "Mounts": [{"Type": "volume", "Name": "v"}]})
+            self.assertIsNone(self.successResultOf(removing))
+            self.assertIn(("volume", "v", "made"), self.shown())
+            self.clock.advance(0.1)
+            self.settled()
+
+    def test_removal_if_the_look_fails(self) -> None:
+        """What cannot be looked at is the watcher's, and keeps nobody from removing it."""
+        self.engine.answers[f"/containers/{ID}/json"] = UNAVAILABLE
+        self.do("POST", "/containers/create", {}, {"Id": ID}, status=201, wait=0)
+        self.assertIsNone(self.successResultOf(self.removal("DELETE", f"/containers/{ID}")))
+        self.assertEqual(self.lost(), [1])
+
+    def test_stopped_before_the_look(self) -> None:
+        """A daemon that stops does not wait for the look."""
+        self.do("POST", "/containers/create", {}, {"Id": ID}, status=201, wait=0)
+        self.successResultOf(Deferred.fromCoroutine(self.recorder.stop()))
+        self.assertEqual((self.clock.getDelayedCalls(), self.engine.asked), ([], []))
 
 
 class ImageTests(RecorderCase):
@@ -749,7 +830,7 @@ class PageTests(RecorderCase):
         self.do("POST", "/containers/create", {}, {"Id": OTHER})
         self.do("POST", "/containers/create", {}, {"Id": ID})
         self.do("POST", "/networks/create", {"Name": "n"}, {"Id": "e" * 64})
-        theirs = Recorder("another", "another", self.ledger, self.engine)
+        theirs = Recorder("another", "another", self.ledger, self.engine, self.clock)
         ours, self.recorder = self.recorder, theirs
         self.do("POST", "/containers/create", {}, {"Id": "f" * 64})
         self.recorder = ours
@@ -820,6 +901,7 @@ class PlugInTests(SynchronousTestCase):
         class Daemon:
             ledger: Any = "ledger"
             engine: Any = "engine"
+            clock: Any = "clock"
 
         @attrs.frozen
         class Job:

@@ -311,6 +311,7 @@ class PlayTests(SynchronousTestCase):
         """An interceptor of ours runs on the fakes: the ledger has the intent and the ID."""
         daemon = FakeDaemon(engine=FakeEngine({"GET /containers/ab/json": {"Name": "/x"}}))
         play([build(labels, daemon=daemon), build(recorder, daemon=daemon)], CREATE, CREATED, daemon=daemon)
+        daemon.clock.advance(1)  # the look at what the answer does not tell
         self.assertEqual([intent.state for intent in daemon.ledger.intents], [State.DONE])
         self.assertEqual(daemon.ledger.recorded[0].identifier, "ab")
         page = play([build(recorder, daemon=daemon)], request("GET", "/tracker"), daemon=daemon)

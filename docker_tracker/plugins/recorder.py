@@ -1,20 +1,21 @@
 """Interceptor ``recorder``: what a job makes is in the ledger before the job knows of it; answers ``GET /tracker``.
 
 The intent is written before a create is forwarded, the ID before the answer is released. What the answer does not
-tell (anonymous volumes, the tags of an image) is looked up after it; if that fails, or the answer is lost, the intent
-is left to the watcher. Removals that pass by are written down before the client sees their answer.
+tell (anonymous volumes, the tags of an image) is looked up after it, for all containers of a moment at once; if that
+fails, or the answer is lost, the intent is left to the watcher. The removal of a container waits for that look, which
+would find no volumes any more. Removals that pass by are written down before the client sees their answer.
 """
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -45,8 +46,10 @@ from docker_tracker.records import ALL_IMAGES, Intent, Reference, Relation, Reso
 _NOTE: Final = "recorder"
 _GOOD: Final = range(200, 300)
 _BROKEN: Final = range(500, 600)
-_MOST_TASKS: Final = 256  # look-ups after answers, and containers that wait for one; further ones are the watcher's
-_MOST_TOGETHER: Final = 64  # containers that one look-up tells of; their IDs stand in its query
+_MOST_TASKS: Final = 256  # look-ups after answers; further ones are the watcher's
+_MOST_NEW: Final = 1024  # containers that wait for a look; likewise
+_MOST_TOGETHER: Final = 64  # containers that one look tells of; their IDs stand in its query
+_LOOK_SECONDS: Final = 0.1  # that a new container waits for others to share its look
 _MOST_BEFORE: Final = 4096  # images that an intent lists as there before
 _MOST_LINES: Final = 1000  # images that one answer in lines may tell of
 _COMMIT: Final = "container_commit"  # beside those that answer in lines, the create that makes a new image
@@ -55,16 +58,18 @@ _PAGES: Final = ("tracker_page", "tracker_other")
 _EXACT: Final = ("volume", "plugin")
 
 
-@attrs.define
+@attrs.define(eq=False)
 class _Course:
     """How far the recording of one exchange has come.
 
-    :ivar intent: As the ledger has it.
+    :ivar intent: What was written down.
+    :ivar number: The ledger's, of the intent.
     :ivar made: What the answer told of.
     :ivar settled: Whether nothing is left to do.
     """
 
     intent: Intent
+    number: int
     made: list[Resource] = attrs.field(factory=list)
     settled: bool = False
 
@@ -76,23 +81,23 @@ class Recorder(Interceptor):
     :param job: Its name.
     :param ledger: Where it is recorded.
     :param engine: For the look-ups.
-    :param now: Seconds since the epoch.
+    :param clock: Tells the time, in seconds since the epoch.
     """
 
     fail_closed = True
     log = Logger()
 
-    def __init__(
-        self, job_id: str, job: str, ledger: ILedger, engine: IEngine, now: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, job_id: str, job: str, ledger: ILedger, engine: IEngine, clock: IReactorTime) -> None:
         self._job_id = job_id
         self._job = job
         self._ledger = ledger
         self._engine = engine
-        self._now = now
+        self._clock = clock
         self._tasks: set[Deferred[None]] = set()
         self._new: list[_Course] = []
-        self._looking = False
+        self._looked_at: Sequence[_Course] = ()
+        self._timer: IDelayedCall | None = None
+        self._waiting: list[Deferred[None]] = []
 
     def wants(self, operation: Operation) -> Stage:
         """All creates, removals and renames, and our own page; nothing else."""
@@ -107,15 +112,19 @@ class Recorder(Interceptor):
         if operation.effect is Effect.CREATE:
             before = Stage.REQUEST_JSON if operation.request is RequestBody.JSON else Stage.REQUEST_HEAD
             return before | _AFTER[operation.response] | Stage.FINISHED
+        before = Stage.REQUEST_HEAD if operation.kind == "container" else Stage.NOTHING
         if operation.effect is Effect.PRUNE or operation.name == "image_remove":
-            return Stage.RESPONSE_JSON
-        return Stage.RESPONSE_HEAD if operation.effect is Effect.REMOVE else Stage.NOTHING
+            return Stage.RESPONSE_JSON | before
+        return Stage.RESPONSE_HEAD | before if operation.effect is Effect.REMOVE else Stage.NOTHING
 
     async def request_head(self, exchange: Exchange, head: RequestHead) -> Answer | None:
-        """Write down the intent, or answer our own page."""
+        """Write down the intent, let a container's removal wait for its look, or answer our own page."""
         if exchange.call.operation.name in _PAGES:
             return await self._page(exchange, head)
-        await self._intend(exchange, None)
+        if exchange.call.operation.effect is Effect.CREATE:
+            await self._intend(exchange, None)
+        else:
+            await self._looked()
         return None
 
     async def request_json(self, exchange: Exchange, document: Document) -> None:
@@ -144,7 +153,7 @@ class Recorder(Interceptor):
             course = _course(exchange)
             self._lead(exchange, course, course.intent.names)
             course.settled = True
-            self._told(self._ledger.record(course.intent.number, course.made, State.DONE))
+            self._told(self._ledger.record(course.number, course.made, State.DONE))
 
     async def response_json(self, exchange: Exchange, document: Document) -> None:
         """Write down the ID, or what is gone."""
@@ -160,7 +169,7 @@ class Recorder(Interceptor):
         made = self._answered(exchange, course.intent, identifier, document)
         # A container's intent stays open until its volumes are known.
         state = None if call.operation.name == "container_create" else State.DONE
-        await self._ledger.record(course.intent.number, made, state)
+        await self._ledger.record(course.number, made, state)
         course.made = made
         course.settled = state is not None
         exchange.notes["resource"] = identifier
@@ -172,7 +181,7 @@ class Recorder(Interceptor):
         quiet = call.operation.name == "image_build" and query.flag(call.query, "q")
         created = [(kind, familiar(name)) for kind, name in created_by_line(call.operation, document, quiet)]
         if created and len(course.made) < _MOST_LINES:
-            self._told(self._ledger.record(course.intent.number, self._lead(exchange, course, created)))
+            self._told(self._ledger.record(course.number, self._lead(exchange, course, created)))
 
     def finished(self, exchange: Exchange, outcome: Outcome) -> None:
         """Settle the intent, or look up what is still missing."""
@@ -186,17 +195,19 @@ class Recorder(Interceptor):
             # A container's create that fails late leaves the volumes that it brought along.
             left = any(name not in course.intent.before for name in course.intent.names if name[0] == "volume")
             state = State.LOST if left and exchange.sent is not None else State.FAILED
-            self._told(self._ledger.settle(course.intent.number, state))
+            self._told(self._ledger.settle(course.number, state))
         elif outcome is Outcome.COMPLETED and kind == "image":
             self._later([course], self._look_at_images(course))
         elif outcome is Outcome.COMPLETED and kind == "plugin":
             self._later([course], self._look_at_plugins(course))
         else:
-            self._told(self._ledger.settle(course.intent.number, State.LOST))
+            self._told(self._ledger.settle(course.number, State.LOST))
 
     async def stop(self) -> None:
         """End what is looked up; its intents are lost, and settled after the next start."""
         self._new.clear()
+        if self._timer is not None:
+            self._timer.cancel()
         for task in [*self._tasks]:
             task.cancel()
 
@@ -212,14 +223,14 @@ class Recorder(Interceptor):
                 names=names,
                 before=await self._before(call, names, document),
                 exchange=exchange.id,
-                started=self._now(),
+                started=self._clock.seconds(),
             )
             number = await self._written(self._ledger.intend(intent, engine))
         except EngineError as error:
             raise RefusedError(f"nothing was made: {error}", error.status) from error
         except LedgerError as error:
             raise RefusedError(f"nothing was made, as it could not be recorded: {error}", 503) from error
-        exchange.notes[_NOTE] = _Course(attrs.evolve(intent, number=number))
+        exchange.notes[_NOTE] = _Course(intent, number)
 
     def _written(self, writing: Deferred[int]) -> Deferred[int]:
         """Return the number of an intent; if the client leaves meanwhile, it is settled once it is written."""
@@ -300,25 +311,46 @@ class Recorder(Interceptor):
         return new
 
     def _look_soon(self, course: _Course) -> None:
-        """Look at a new container; those that come while a look is under way share the next one."""
-        if len(self._new) >= _MOST_TASKS:
+        """Look at a new container, together with those that come within a moment, or while a look is under way."""
+        if len(self._new) >= _MOST_NEW:
             self._give_up([course])
             return
         self._new.append(course)
-        self._look_next()
+        self._wait()
 
-    def _look_next(self, _: object = None) -> None:
-        if self._looking or not self._new:
+    def _wait(self) -> None:
+        if len(self._new) >= _MOST_TOGETHER:
+            self._look()
+        elif self._new and self._timer is None:
+            self._timer = self._clock.callLater(_LOOK_SECONDS, self._waited)
+
+    def _waited(self) -> None:
+        self._timer = None
+        self._look()
+
+    def _look(self) -> None:
+        if self._looked_at or not self._new:
             return
         courses, self._new = self._new[:_MOST_TOGETHER], self._new[_MOST_TOGETHER:]
-        self._looking = True
-        task = self._later(courses, self._look_at_containers(courses))
+        self._looked_at = courses
+        self._later(courses, self._look_at_containers(courses)).addBoth(self._look_over)
 
-        def over(_: object) -> None:
-            self._looking = False
-            self._look_next()
+    def _look_over(self, _: object) -> None:
+        self._looked_at = ()
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            one.callback(None)
+        self._wait()
 
-        task.addBoth(over)
+    async def _looked(self) -> None:
+        """Return when all containers that are new now were looked at."""
+        missing = [*self._looked_at, *self._new][-1:]  # they are looked at in their order
+        while missing:
+            self._look()
+            if self._looked_at:
+                self._waiting.append(Deferred())
+                await self._waiting[-1]
+            missing = [course for course in missing if course in self._looked_at or course in self._new]
 
     async def _look_at_containers(self, courses: Sequence[_Course]) -> None:
         """Record the names and the volumes of new containers."""
@@ -334,7 +366,7 @@ class Recorder(Interceptor):
                 if name not in known
             ]
             resources = [attrs.evolve(container, name=container_name(found)), *anonymous] if found else []
-            writings.append(self._ledger.record(course.intent.number, resources, State.DONE))
+            writings.append(self._ledger.record(course.number, resources, State.DONE))
             late += anonymous
         for writing in writings:
             await writing
@@ -361,7 +393,7 @@ class Recorder(Interceptor):
                 found.append(course.intent.led_to("image", seen.identifier, created=seen.created))
                 found += [course.intent.led_to("image", tag, name=tag, parent=seen.identifier) for tag in sorted(tags)]
         state = State.DONE if found or told else State.FAILED
-        await self._ledger.record(course.intent.number, found, state)
+        await self._ledger.record(course.number, found, state)
         await self._check([resource for resource in found if resource.identifier not in told])
 
     async def _look_at_plugins(self, course: _Course) -> None:
@@ -371,7 +403,7 @@ class Recorder(Interceptor):
             for kind, name in course.intent.names
             if is_inspectable(name) and await self._engine.get(inspect_path(kind, name)) is not None
         ]
-        await self._ledger.record(course.intent.number, found, State.DONE if found else State.FAILED)
+        await self._ledger.record(course.number, found, State.DONE if found else State.FAILED)
 
     async def _check(self, resources: Iterable[Resource]) -> None:
         """Look once more at what was recorded late: its removal may have been seen before it was recorded."""
@@ -412,7 +444,7 @@ class Recorder(Interceptor):
 
     def _give_up(self, courses: Iterable[_Course]) -> None:
         for course in courses:
-            self._told(self._ledger.settle(course.intent.number, State.LOST))
+            self._told(self._ledger.settle(course.number, State.LOST))
 
     def _told(self, answer: Deferred[Any]) -> None:
         """Let the ledger write while we go on; its order is kept."""
@@ -490,5 +522,6 @@ def _time(seconds: float) -> str:
 
 
 recorder = Plugin(
-    name="recorder", make=lambda settings, job, daemon: Recorder(job.id, job.name, daemon.ledger, daemon.engine)
+    name="recorder",
+    make=lambda settings, job, daemon: Recorder(job.id, job.name, daemon.ledger, daemon.engine, daemon.clock),
 )
