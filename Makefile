@@ -1,12 +1,13 @@
 # make demo: the main job, on a real engine.  make test: all tests.  Both set up what they need.
 # make bench: what the daemon costs, beside other proxies.  BENCH="--install --rounds 3" hands options on.
+# make soak: half an hour of mixed traffic.  SOAK="--minutes 30 --engine unix:///path/docker.sock" names the engine.
 
 PYTHON ?= python3
 VENV := .venv
 DEMO := .cache/demo
 PARTS := unit integration wheel typing lint layers docs
 
-.PHONY: test demo bench coverage clean $(PARTS)
+.PHONY: test demo bench soak coverage clean $(PARTS)
 
 test: $(VENV)/.tools
 	@$(VENV)/bin/python -m tests.run
@@ -19,6 +20,9 @@ coverage: $(VENV)/.tools
 
 bench: $(VENV)/.tools
 	@$(VENV)/bin/python -m benchmarks $(BENCH)
+
+soak: $(VENV)/.tools
+	@$(VENV)/bin/python -m benchmarks.soak $(SOAK)
 
 demo: $(DEMO)/.installed
 	@$(PYTHON) -m demo $(DEMO)/bin/twistd
