@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import os
+import socket
 from functools import cached_property
 from typing import Any
 
@@ -64,6 +65,7 @@ class Peer:
     :ivar pid, uid, gid: Of the connecting process, for unix sockets (``SO_PEERCRED``), else None.
     :ivar address: ``host:port`` for TCP, else the empty string.
     :ivar certificate: The subject's common name of a client's certificate, else the empty string.
+    :ivar socket: The connection from it, as long as it is open: the kernel knows the process by it.
     """
 
     pid: int | None = None
@@ -71,6 +73,7 @@ class Peer:
     gid: int | None = None
     address: str = ""
     certificate: str = ""
+    socket: socket.socket | None = attrs.field(default=None, eq=False, repr=False)
 
     @cached_property
     def command(self) -> str:

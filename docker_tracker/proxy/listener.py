@@ -33,7 +33,7 @@ def peer_of(sock: socket.socket, address: Any) -> Peer:
     """Return who is at the other end of an accepted socket (``SO_PEERCRED`` of unix(7) for unix sockets)."""
     if sock.family == socket.AF_UNIX:
         pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-        return Peer(pid=pid or None, uid=uid, gid=gid)
+        return Peer(pid=pid or None, uid=uid, gid=gid, socket=sock)
     host = f"[{address[0]}]" if sock.family == socket.AF_INET6 else address[0]
     return Peer(address=f"{host}:{address[1]}")
 
