@@ -115,12 +115,13 @@ class Ledger:
         self._when_lost: Callable[[], None] | None = None
         self._owed: dict[int, State] = {}
         self.moved: Path | None = None
+        self.found: list[IJob] = []
 
     def open(self, instance: str, job: str = "default") -> IJob:
         """Open the file; intents that an earlier process left open are lost. Blocks for some milliseconds.
 
         A file that is broken is moved aside (`moved` says where to), and a new one begun: what jobs there were is then
-        told by labels only.
+        told by labels only. `found` are then the jobs that are not gone.
 
         :param instance: This tracker's ID, written down beside the engine's.
         :param job: The name of the job that is there from the start.
@@ -132,6 +133,7 @@ class Ledger:
 
         def begin(database: sqlite3.Connection) -> None:
             first.append(job_table.named(database, job, now))
+            self.found = job_table.listed(database, everything=False)
             database.execute("INSERT OR REPLACE INTO meta VALUES ('instance', ?)", (instance,))
             database.execute("UPDATE intents SET state = 'lost', settled = ? WHERE state = 'open'", (now,))
 
