@@ -1,4 +1,7 @@
-"""One process at a time has a state directory: a lock on a file in it, which ends with the process. Layer: config."""
+"""A lock on a state directory: one tracker uses it at a time. The kernel lets go of it when its holder ends.
+
+Layer: above errors only; opens one file.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,13 @@ NAME: Final = "lock"
 
 
 def hold(directory: Path) -> int:
-    """Lock a state directory, which is there, for this process.
+    """Lock a directory until the descriptor that is returned is closed, or its last copy in a child is.
 
-    :return: A descriptor; the lock is held until it is closed.
-    :raises ConfigurationError: another process holds it, or the file cannot be had.
+    :raises ConfigurationError: another process holds it, or it cannot be locked.
     """
     path = directory / NAME
     try:
+        # It is never removed while anybody may use the directory: two files of one name would be two locks.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise ConfigurationError(str(path), f"cannot be used: {error.strerror}") from error
@@ -28,24 +31,33 @@ def hold(directory: Path) -> int:
     except BlockingIOError:
         os.close(descriptor)
         raise ConfigurationError(
-            str(directory), "another docker-tracker uses this state directory; give each a --state-dir of its own"
+            str(directory), "another tracker uses this state directory: stop it, or choose another by --state-dir"
         ) from None
+    except OSError as error:
+        os.close(descriptor)
+        raise ConfigurationError(str(path), f"cannot be locked: {error.strerror}") from error
     return descriptor
 
 
 def is_held(directory: Path) -> bool:
-    """Whether a process holds the lock of a state directory.
+    """Say whether a tracker uses a directory; one that is not there, or was never used, is free.
 
-    :raises OSError: the file is there, and cannot be opened.
+    :raises ConfigurationError: it cannot be told.
     """
+    path = directory / NAME
     try:
-        descriptor = os.open(directory / NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return False
+    except OSError as error:
+        raise ConfigurationError(str(path), f"cannot be used: {error.strerror}") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Shared: two that look at the same time do not see each other.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError as error:
+        raise ConfigurationError(str(path), f"cannot be locked: {error.strerror}") from error
     finally:
         os.close(descriptor)
     return False
