@@ -452,6 +452,21 @@ class ContainerTests(RecorderCase):
         self.assertIsNone(self.successResultOf(self.removal("DELETE", f"/containers/{ID}")))
         self.assertEqual(self.lost(), [1])
 
+    def test_no_list(self) -> None:
+        """If the engine does not list its containers, nothing is concluded: the watcher looks for their volumes."""
+        self.engine.answers["/containers/json"] = None
+        for identifier in (ID, OTHER):
+            self.do("POST", "/containers/create", {}, {"Id": identifier}, status=201, wait=0)
+        self.clock.advance(0.1)
+        self.assertEqual(self.lost(), [1, 2])
+
+    def test_known_name(self) -> None:
+        """A container of which the look tells nothing new is settled as it is."""
+        self.engine.answers[f"/containers/{ID}/json"] = {"Name": "/web", "Mounts": []}
+        self.do("POST", "/containers/create?name=web", {}, {"Id": ID}, status=201)
+        self.assertEqual([row.name for row in self.recorded()], ["web"])
+        self.settled()
+
     def test_stopped_before_the_look(self) -> None:
         """A daemon that stops does not wait for the look."""
         self.do("POST", "/containers/create", {}, {"Id": ID}, status=201, wait=0)

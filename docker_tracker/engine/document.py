@@ -146,6 +146,13 @@ class _Place:
         return _Place(name, name in USER_MAPS or (self.field, name) == _LOG_CONFIG)
 
 
+def _place(path: Path) -> _Place:
+    place = _ROOT
+    for part in path:
+        place = place.under(part)
+    return place
+
+
 _ROOT: Final = _Place()
 _MAP: Final = _Place(user_map=True)
 
@@ -282,18 +289,20 @@ class Document:
 
     def _look(self, path: Path) -> Any:
         value = self.value
-        place = _ROOT
-        for part in path:
+        for at, part in enumerate(path):
             if isinstance(part, str):
-                spelling = _find(value, part, place.user_map) if isinstance(value, dict) else None
-                if spelling is None:
+                if not isinstance(value, dict):
                     return MISSING
-                value = value[spelling]
+                if part not in value:
+                    spelling = _find(value, part, _place(path[:at]).user_map)
+                    if spelling is None:
+                        return MISSING
+                    part = spelling
+                value = value[part]
             elif isinstance(value, list) and 0 <= part < len(value):
                 value = value[part]
             else:
                 return MISSING
-            place = place.under(part)
         return value
 
     def get(self, *path: str | int, default: Any = None) -> Any:

@@ -50,7 +50,7 @@ def get(query: str, name: str) -> str | None:
 
     :raises BadTargetError: as `get_all`.
     """
-    return next(iter(get_all(query, name)), None)
+    return next(iter(get_all(query, name)), None) if query else None
 
 
 def flag(query: str, name: str) -> bool:

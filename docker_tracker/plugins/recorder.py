@@ -36,7 +36,7 @@ from docker_tracker.engine.naming import named_by, removed_by_answer
 from docker_tracker.engine.operation import Call, Effect, Operation, RequestBody, ResponseBody
 from docker_tracker.engine.reference import familiar
 from docker_tracker.engine.start import check_start
-from docker_tracker.errors import EngineAnswerError, EngineError, LedgerError, RefusedError
+from docker_tracker.errors import EngineAnswerError, EngineError, EngineProtocolError, LedgerError, RefusedError
 from docker_tracker.exchange import Answer, Exchange, Outcome, Stage
 from docker_tracker.http1.head import RequestHead, ResponseHead
 from docker_tracker.interceptor import Interceptor, Plugin
@@ -365,9 +365,13 @@ class Recorder(Interceptor):
                 for name in volumes_of(found)
                 if name not in known
             ]
-            resources = [attrs.evolve(container, name=container_name(found)), *anonymous] if found else []
-            writings.append(self._ledger.record(course.number, resources, State.DONE))
-            late += anonymous
+            name = container_name(found) if found else container.name
+            named = [] if name == container.name else [attrs.evolve(container, name=name)]
+            if named or anonymous:
+                writings.append(self._ledger.record(course.number, [*named, *anonymous], State.DONE))
+                late += anonymous
+            else:
+                writings.append(self._ledger.settle(course.number, State.DONE))
         for writing in writings:
             await writing
         await self._check(late)
@@ -380,6 +384,8 @@ class Recorder(Interceptor):
         call = list_call("container")
         assert call is not None
         answer = await self._engine.get(call[0], {**call[1], "filters": json.dumps({"id": [*identifiers]})})
+        if not isinstance(answer, list):  # nothing is to be concluded from that
+            raise EngineProtocolError(f"the engine at {self._engine.address} does not list its containers")
         return {entry["Id"]: entry for entry in answer if isinstance(entry, dict) and entry.get("Id")}
 
     async def _look_at_images(self, course: _Course) -> None:

@@ -462,11 +462,11 @@ def _put(database: sqlite3.Connection, resource: Resource, job: str, intent: int
     elif own is not None and own[1] == Relation.MADE.value:
         relation = Relation.MADE.value
     if own is None:
-        if intent and _was_removed(database, resource, intent):
-            return  # what is told of it now was seen before it went
+        # Not if it is gone already: then what is told of it now was seen before it went.
         database.execute(
             "INSERT INTO resources (kind, identifier, name, relation, parent, attributes, job, intent, created)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9 WHERE ?8 = 0 OR NOT EXISTS (SELECT 1 FROM resources"
+            " WHERE intent = ?8 AND kind = ?1 AND identifier = ?2 AND removed IS NOT NULL)",
             (
                 resource.kind,
                 resource.identifier,
@@ -485,15 +485,6 @@ def _put(database: sqlite3.Connection, resource: Resource, job: str, intent: int
         " attributes = CASE attributes WHEN '{}' THEN ? ELSE attributes END, relation = ?, intent = ? WHERE number = ?",
         (resource.name, resource.parent, json.dumps(dict(resource.attributes)), relation, intent, own[0]),
     )
-
-
-def _was_removed(database: sqlite3.Connection, resource: Resource, intent: int) -> bool:
-    """Whether what an intent led to is gone already."""
-    found = database.execute(
-        "SELECT 1 FROM resources WHERE intent = ? AND kind = ? AND identifier = ? AND removed IS NOT NULL",
-        (intent, resource.kind, resource.identifier),
-    )
-    return found.fetchone() is not None
 
 
 def _is_new(database: sqlite3.Connection, resource: Resource, since: float) -> bool:
