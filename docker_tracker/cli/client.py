@@ -107,6 +107,7 @@ class Held:
         self._connection = connection
         self._response = response
         self._sock: socket.socket | None = connection.sock
+        connection.sock.setblocking(False)
 
     def fileno(self) -> int:
         """Return the descriptor to poll; -1 once it is closed."""
@@ -117,9 +118,9 @@ class Held:
         if self._sock is None:
             return False
         try:
-            while self._sock.recv(4096, socket.MSG_DONTWAIT):
+            while self._sock.recv(4096):
                 pass
-        except (BlockingIOError, InterruptedError):
+        except BlockingIOError:
             return True
         except OSError:
             pass
