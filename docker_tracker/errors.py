@@ -106,3 +106,31 @@ class LedgerError(TrackerError):
 
     def __str__(self) -> str:
         return f"the ledger {self.path}: {self.problem}"
+
+
+@attrs.define(auto_exc=True, slots=False)
+class BadFrameError(TrackerError):
+    """One side broke HTTP/2, or used of it what gRPC does not: its connection ends with a GOAWAY.
+
+    :ivar message: One sentence that says which rule was broken.
+    :ivar code: HTTP/2's number for it (RFC 9113 section 7).
+    """
+
+    message: str
+    code: int = 1
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@attrs.define(auto_exc=True, slots=False)
+class BadGrpcError(TrackerError):
+    """A gRPC message cannot be read: compressed, cut off, or no protobuf as the engine would read it.
+
+    :ivar message: One sentence that says what is wrong with it.
+    """
+
+    message: str
+
+    def __str__(self) -> str:
+        return self.message
