@@ -1,18 +1,21 @@
 """A lock on a state directory: one tracker uses it at a time. The kernel lets go of it when its holder ends.
 
-Layer: above errors only; opens one file.
+Layer: config.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 from typing import Final
 
 from docker_tracker.errors import ConfigurationError
 
 NAME: Final = "lock"
+_TRIES: Final = 5
+_PAUSE: Final = 0.01  # seconds between two tries: whoever only looks is gone by then
 
 
 def hold(directory: Path) -> int:
@@ -27,16 +30,26 @@ def hold(directory: Path) -> int:
     except OSError as error:
         raise ConfigurationError(str(path), f"cannot be used: {error.strerror}") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(descriptor)
     except BlockingIOError:
         os.close(descriptor)
         raise ConfigurationError(
-            str(directory), "another tracker uses this state directory: stop it, or choose another by --state-dir"
+            str(directory), "another docker-tracker uses this state directory; give each a --state-dir of its own"
         ) from None
     except OSError as error:
         os.close(descriptor)
         raise ConfigurationError(str(path), f"cannot be locked: {error.strerror}") from error
     return descriptor
+
+
+def _lock(descriptor: int) -> None:
+    for _ in range(_TRIES - 1):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(_PAUSE)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def is_held(directory: Path) -> bool:

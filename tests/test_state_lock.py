@@ -7,6 +7,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -37,7 +38,7 @@ class LockTests(SynchronousTestCase):
         descriptor = hold(self.directory)
         self.assertTrue(is_held(self.directory))
         error = self.assertRaises(ConfigurationError, hold, self.directory)
-        self.assertIn("another tracker uses this state directory", str(error))
+        self.assertIn("another docker-tracker uses this state directory", str(error))
         os.close(descriptor)
         self.assertFalse(is_held(self.directory))
         os.close(hold(self.directory))
@@ -66,6 +67,8 @@ class LockTests(SynchronousTestCase):
         with (self.directory / NAME).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH)
             self.assertFalse(is_held(self.directory))
+            with mock.patch.object(time, "sleep", lambda seconds: fcntl.flock(file, fcntl.LOCK_UN)):
+                os.close(hold(self.directory))
 
     def test_no_directory(self) -> None:
         """What is not there is free, and cannot be held."""
