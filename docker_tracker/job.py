@@ -110,7 +110,7 @@ class Keep:
 
     def holds(self, kind: str, name: str) -> bool:
         """Whether something is to be kept."""
-        return self.kind in ("*", kind) and bool(name) and fnmatch.fnmatchcase(name, self.pattern)
+        return self.kind in ("*", kind) and fnmatch.fnmatchcase(name, self.pattern)
 
 
 KEPT_KINDS: Final = ("container", "network", "volume", "image", "service", "secret", "config", "plugin", "*")

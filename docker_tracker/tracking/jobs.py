@@ -1,0 +1,572 @@
+"""The jobs of this instance: made and ended at run time, there again after a restart. Layer: tracking.
+
+What a job has open (sockets, clients) is its `Door`; who removes what it made is the reaper. Both are handed in.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, Protocol
+from urllib.parse import quote
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from docker_tracker.errors import ConfigurationError, EngineError, LedgerError, RefusedError
+from docker_tracker.interfaces import IEngine, IJob, IJobs, ILease, ILedger
+from docker_tracker.job import DEFAULT, JobRequest, JobState, ReapItem, ReapReport, check_name
+from docker_tracker.records import Intent, Relation, Resource
+from docker_tracker.tracking.ends import EndWatch, IEndReactor, resolve
+from docker_tracker.tracking.life import Course, Life, make_life
+
+_LONGEST_PATH: Final = 107  # bytes: sockaddr_un of unix(7) has 108, with a zero at the end
+_MOST_PAST: Final = 10_000  # jobs that are over and still known by name
+_RETRY_SECONDS: Final = 5.0  # after the ledger could not be written
+_GOOD: Final = range(200, 300)
+_POLL_SECONDS: Final = 0.05  # while clients of a job that ended are waited for
+_KEPT: Final = "the job failed, and is kept for a while"
+_FAILED: Final = "failed: "  # stands before the reason, so that a restart knows it
+
+
+class Door(Protocol):
+    """Where a job's clients come in."""
+
+    @property
+    def anew(self) -> list[str]:
+        """The paths of its unix sockets that are not those of before a restart."""
+
+    def connected(self) -> bool:
+        """Whether a client is connected."""
+
+    def busy(self) -> bool:
+        """Whether a client is connected, or one was since this was last asked."""
+
+    def close(self, forget: bool = True) -> None:
+        """Accept nobody any more; clients that do nothing are sent away.
+
+        :param forget: Whether the sockets are not to be there after a restart.
+        """
+
+    def clear(self) -> None:
+        """Send away who is left, in the middle of what they do."""
+
+    async def stop(self) -> None:
+        """No client is left: close what the job's interceptors have open."""
+
+
+class Doors(Protocol):
+    """Makes doors."""
+
+    def open(self, job: IJob) -> Door:
+        """Accept a job's clients.
+
+        :raises ConfigurationError: its addresses can't be had.
+        :raises RefusedError: what it was asked to be can't be. In either case nothing is left behind.
+        """
+
+
+class Reaps(Protocol):
+    """Removes what jobs made."""
+
+    async def reap(self, job: IJob, *, dry_run: bool = False) -> ReapReport:
+        """Remove it; what went wrong is in the report."""
+
+
+class Reconciles(Protocol):
+    """Compares engine and ledger."""
+
+    async def once(self, dry_run: bool = False, adopt: str = "") -> ReapReport:
+        """Do it now."""
+
+
+@implementer(IJobs)
+class Jobs:
+    """All jobs; see `IJobs`.
+
+    :param reactor: Tells the time, and when processes end.
+    :param ledger: Where they are kept.
+    :param engine: For a look at containers that are named.
+    :param doors: Makes their sockets.
+    :param reaper: Removes what they made.
+    :param directory: Of their unix sockets.
+    :param drain_seconds: For exchanges in flight when a job ends.
+    :param now: Seconds since the epoch.
+    :param monotonic: A time in seconds that nobody sets.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: IEndReactor,
+        ledger: ILedger,
+        engine: IEngine,
+        doors: Doors,
+        reaper: Reaps,
+        directory: Path,
+        drain_seconds: float,
+        now: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.monotonic = monotonic
+        self.reactor, self.ledger, self.engine = reactor, ledger, engine
+        self.doors, self.reaper, self.drain_seconds, self.now = doors, reaper, drain_seconds, now
+        self.reconciler: Reconciles | None = None
+        self.on_idle: Callable[[], None] | None = None
+        self._directory = directory
+        self._courses: dict[str, _Course] = {}
+        self._past: dict[str, IJob] = {}
+        self._told: list[Callable[[Mapping[str, Any]], None]] = []
+        self._starting = DeferredLock()
+        self._running: set[Deferred[Any]] = set()
+        self._stopped = False
+
+    # Start and stop of the tracker
+
+    def restore(self, jobs: Iterable[IJob]) -> None:
+        """Take up jobs where an earlier process left them: open their sockets, or go on with their end.
+
+        A job whose socket cannot be had ends; that is logged, as it concerns nobody else.
+
+        :param jobs: All that the ledger has, oldest first.
+        :raises ConfigurationError: what the configuration says for the job "default" cannot be had.
+        """
+        for job in jobs:
+            if job.state is JobState.GONE:
+                self._remember(job)
+                continue
+            course = self._courses[job.id] = _Course(self, job)
+            course.failed = job.reason.startswith(_FAILED)
+            if job.state is JobState.OPEN:
+                try:
+                    course.door = self.doors.open(job)
+                except (ConfigurationError, RefusedError) as error:
+                    if job.name == DEFAULT:
+                        raise
+                    self.log.error("job {job} has lost its socket: {error}", job=job.name, error=str(error))
+                    self._go(self._end(course, f"its socket could not be opened after a restart: {error}"), job)
+                    continue
+                course.life.start()
+            elif job.state is JobState.FAILED:
+                course.life.despair()
+            else:
+                course.life.resume()
+
+    def open_doors(self) -> list[tuple[IJob, Door]]:
+        """Return the jobs that accept clients, each with its door."""
+        return [(course.job, course.door) for course in self._courses.values() if course.door is not None]
+
+    async def stop(self) -> None:
+        """Watch for no more ends and start nothing; jobs stay as they are in the ledger."""
+        self._stopped = True
+        for course in self._courses.values():
+            course.rest()
+        for running in list(self._running):
+            running.cancel()
+
+    # What `IJobs` says
+
+    async def start(self, request: JobRequest, owner: int | None, pid: int | None) -> IJob:
+        """See `IJobs.start`."""
+        check_name(request.name)
+        user = owner if request.user is None else _uid(request.user)
+        path = self._directory / f"{request.name}.sock"
+        if len(os.fsencode(path)) > _LONGEST_PATH:
+            raise RefusedError(f"the socket's path {path} is longer than {_LONGEST_PATH} bytes: take a shorter name")
+        if user is not None:
+            request = attrs.evolve(request, user=str(user))
+        request = attrs.evolve(request, ends=await resolve(request.ends, self.engine))
+        if request.container:
+            request = attrs.evolve(request, container=await self._container(request.container))
+        async with self._starting:
+            if self._stopped:
+                raise RefusedError("the tracker is being stopped", 503)
+            job = await self.ledger.make_job(request, user, str(path))
+            course = _Course(self, job)
+            try:
+                course.door = self.doors.open(job)
+            except (ConfigurationError, RefusedError) as error:
+                self._remember(await self.ledger.set_job(job.id, JobState.GONE, reason=str(error)))
+                if isinstance(error, RefusedError):
+                    raise
+                raise RefusedError(f"the job cannot be made: {error}", 409) from error
+            self._courses[job.id] = course
+            course.life.start()
+        self.tell("job started", job, {"owner": user, "pid": pid})
+        return job
+
+    def get(self, reference: str) -> IJob:
+        """See `IJobs.get`."""
+        course = self._courses.get(reference)
+        if course is not None:
+            return course.job
+        if reference in self._past:
+            return self._past[reference]
+        named = [job for job in self.jobs(everything=True) if job.name == reference]
+        for job in named:
+            if job.state is JobState.OPEN:
+                return job
+        if not named:
+            raise RefusedError(f"there is no job {reference[:80]!r}", 404)
+        return named[-1]
+
+    def jobs(self, everything: bool = False) -> list[IJob]:
+        """See `IJobs.jobs`."""
+        found = [course.job for course in self._courses.values()]
+        return [*self._past.values(), *found] if everything else found
+
+    def open_jobs(self) -> dict[str, IJob]:
+        """Return the jobs that somebody answers for, by their IDs: all that are neither gone nor failed for good."""
+        return {identifier: course.job for identifier, course in self._courses.items()}
+
+    async def end(self, reference: str, reason: str, failed: bool = False) -> IJob:
+        """See `IJobs.end`."""
+        job = self.get(reference)
+        if job.name == DEFAULT:
+            raise RefusedError("the job default has no end: reap it to remove what it has made", 409)
+        course = self._courses.get(job.id)
+        if course is not None:
+            course.failed |= failed
+            await self._end(course, reason)
+        return self.get(job.id)
+
+    async def over(self, reference: str) -> IJob:
+        """See `IJobs.over`."""
+        job = self.get(reference)
+        course = self._courses.get(job.id)
+        if course is None or course.job.state is JobState.FAILED:
+            return job
+        waiting: Deferred[IJob] = Deferred(course.waiting.remove)
+        course.waiting.append(waiting)
+        return await waiting
+
+    def lease(self, reference: str) -> ILease:
+        """See `IJobs.lease`."""
+        job = self.get(reference)
+        course = self._courses.get(job.id)
+        if course is None or course.watch is None or job.request.ends.lease is None or job.state is not JobState.OPEN:
+            raise RefusedError(f"the job {job.name} has no lease to hold: it has ended, or was made without one", 409)
+        return course.watch.lease()
+
+    async def reap(self, reference: str, dry_run: bool = False) -> ReapReport:
+        """See `IJobs.reap`."""
+        job = self.get(reference)
+        report = await self.reaper.reap(job, dry_run=dry_run)
+        if not dry_run:
+            self.tell("job reaped", job, _summary(report))
+        return report
+
+    async def reconcile(self, dry_run: bool = False, adopt: str = "") -> ReapReport:
+        """See `IJobs.reconcile`."""
+        if self.reconciler is None:
+            raise RefusedError("nothing is recorded here, so there is nothing to compare the engine with", 409)
+        return await self.reconciler.once(dry_run, adopt)
+
+    def retry(self) -> None:
+        """Try again to remove what is left of jobs that have failed, unless they are kept."""
+        for course in list(self._courses.values()):
+            if course.held is None:
+                course.life.retry()
+
+    async def why(self, reference: str) -> list[Mapping[str, Any]]:
+        """See `IJobs.why`."""
+        found = await self.ledger.find(reference)
+        if not found:
+            raise RefusedError(f"nothing that was made or used here is called {reference[:80]!r}", 404)
+        return [_why(*each) for each in found]
+
+    def events(self, since: int, on_event: Callable[[Mapping[str, Any]], None] | None = None) -> Deferred[list[Any]]:
+        """See `IJobs.events`."""
+        if on_event is not None:
+            self._told.append(on_event)
+        return self.ledger.events(since)
+
+    def stop_events(self, on_event: Callable[[Mapping[str, Any]], None]) -> None:
+        """See `IJobs.stop_events`."""
+        self._told.remove(on_event)
+
+    # For the jobs on their way
+
+    def tell(self, event: str, job: IJob, data: Mapping[str, Any]) -> None:
+        """Write down an event, and tell it to who follows them."""
+
+        async def write() -> None:
+            try:
+                number = await self.ledger.add_event(event, job, data)
+            except LedgerError as error:
+                self.log.error("the event {event} is lost: {error}", event=event, error=str(error), job=job.name)
+                return
+            for each in await self.ledger.events(number - 1, 1):
+                for told in list(self._told):
+                    told(each)
+
+        self._go(write(), job)
+
+    async def until(self, holds: Callable[[], bool], seconds: float) -> None:
+        """Return when something holds, or so many seconds later."""
+        deadline = self.reactor.seconds() + seconds
+        while not holds() and self.reactor.seconds() < deadline:
+            await deferLater(self.reactor, _POLL_SECONDS)
+
+    async def write(self, course: _Course, state: JobState, report: ReapReport | None = None) -> None:
+        """Write a state down, however often that has to be tried."""
+        complained = False
+        while True:
+            try:
+                course.job = await self.ledger.set_job(course.job.id, state, report=report)
+                return
+            except LedgerError as error:
+                if not complained:
+                    complained = True
+                    self.log.error(
+                        "that job {job} is {state} cannot be written down: {error}; it is tried again",
+                        job=course.job.name,
+                        state=state.value,
+                        error=str(error),
+                    )
+            await deferLater(self.reactor, _RETRY_SECONDS)
+
+    def bury(self, course: _Course) -> None:
+        """Forget a job that is gone."""
+        del self._courses[course.job.id]
+        self._remember(course.job)
+        if self.on_idle is not None and all(each.job.name == DEFAULT for each in self._courses.values()):
+            self.on_idle()
+
+    def ended(self, course: _Course, reason: str) -> None:
+        """A job's end was seen."""
+        self._go(self._end_surely(course, reason), course.job)
+
+    def go(self, work: Coroutine[Any, Any, None], course: _Course) -> None:
+        """Let work for a job go on by itself."""
+        self._go(work, course.job)
+
+    async def hold(self, job: IJob) -> ReapReport:
+        """Pause a job's containers, and return a report that says what is kept."""
+        until = _clock((job.ended or self.now()) + (job.request.keep_on_failure or 0.0))
+        items = []
+        problem = _KEPT
+        try:
+            for made in await self.ledger.resources(job.id):
+                if made.relation is Relation.MADE and made.kind != "exec":
+                    reason = f"the job failed: kept until {until}{await self._pause(made)}"
+                    items.append(_item(made, "kept", reason))
+        except (EngineError, LedgerError) as error:
+            problem = f"{_KEPT}; not all of its containers are paused: {error}"
+        return ReapReport(job_id=job.id, job=job.name, began=self.now(), items=tuple(items), problem=problem)
+
+    async def _pause(self, made: Resource) -> str:
+        """Pause what can be paused; return what to tell whoever wants to look inside."""
+        if made.kind != "container":
+            return ""
+        status, _ = await self.engine.request("POST", f"/containers/{made.identifier}/pause")
+        short = made.identifier[:12]
+        return f"; look inside: docker unpause {short} && docker exec -it {short} sh" if status in _GOOD else ""
+
+    # Inside
+
+    async def _end_surely(self, course: _Course, reason: str) -> None:
+        while not self._stopped:
+            try:
+                await self._end(course, reason)
+                return
+            except LedgerError as error:
+                self.log.error("the end of job {job} cannot be written down: {error}", job=course.job.name, error=error)
+            await deferLater(self.reactor, _RETRY_SECONDS)
+
+    async def _end(self, course: _Course, reason: str) -> None:
+        """Write a job's end down, then end it: whoever is told of it can rely on it."""
+        if course.ending or course.job.state is not JobState.OPEN:
+            return
+        course.ending = True
+        if course.failed:
+            reason = _FAILED + reason
+        try:
+            async with self._starting:  # from here on the name is free, and its socket is closed
+                course.job = await self.ledger.set_job(course.job.id, JobState.DRAINING, reason=reason)
+                self.tell("job ended", course.job, {"reason": reason})
+                if course.door is None:
+                    course.life.resume()
+                else:
+                    course.life.end()
+        except LedgerError:
+            course.ending = False
+            raise
+        self.log.info("job {job} ends: {reason}", job=course.job.name, reason=reason, id=course.job.id)
+
+    async def _container(self, reference: str) -> str:
+        found = await self.engine.get(f"/containers/{quote(reference, safe='')}/json")
+        if not isinstance(found, Mapping) or not found.get("Id"):
+            raise RefusedError(f"there is no container {reference[:80]!r} for the job to be tied to")
+        return str(found["Id"])
+
+    def _remember(self, job: IJob) -> None:
+        self._past.pop(job.id, None)
+        self._past[job.id] = job
+        while len(self._past) > _MOST_PAST:
+            del self._past[next(iter(self._past))]
+
+    def _go(self, work: Coroutine[Any, Any, None], job: IJob) -> None:
+        running: Deferred[None] = Deferred.fromCoroutine(work)
+        self._running.add(running)
+
+        def over(failure: Failure | None) -> None:
+            self._running.discard(running)
+            if failure is not None and not self._stopped:
+                self.log.failure("work for job {job} failed", failure, job=job.name, id=job.id)
+
+        running.addBoth(over)
+
+
+class _Course(Course):
+    """One job on its way; `life` says what is next."""
+
+    def __init__(self, jobs: Jobs, job: IJob) -> None:
+        self.job = job
+        self.door: Door | None = None
+        self.watch: EndWatch | None = None
+        self.life: Life = make_life(self)
+        self.waiting: list[Deferred[IJob]] = []
+        self.held: IDelayedCall | None = None
+        self.ending = False
+        self.failed = False
+        self._jobs = jobs
+
+    def rest(self) -> None:
+        """The tracker stops."""
+        if self.watch is not None:
+            self.watch.stop()
+        if self.held is not None:
+            self.held.cancel()
+            self.held = None
+
+    def accept(self) -> None:
+        """Watch for what ends the job."""
+        assert self.door is not None
+        if self.job.name != DEFAULT:
+            jobs = self._jobs
+            over = lambda reason: jobs.ended(self, reason)  # noqa: E731
+            self.watch = EndWatch(
+                jobs.reactor, jobs.engine, self.job, over, self.door.busy, jobs.now, monotonic=jobs.monotonic
+            )
+            self.watch.start()
+
+    def drain(self) -> None:
+        """Send the clients away."""
+        if self.watch is not None:
+            self.watch.stop()
+        self._jobs.go(self._drain(), self)
+
+    async def _drain(self) -> None:
+        door, self.door = self.door, None
+        assert door is not None
+        door.close()
+        await self._jobs.until(lambda: not door.connected(), self._jobs.drain_seconds)
+        door.clear()
+        await self._jobs.until(lambda: not door.connected(), self._jobs.drain_seconds)
+        await door.stop()
+        self.life.drained()
+
+    def reap(self) -> None:
+        """Remove what it has made, or keep that for now."""
+        self._jobs.go(self._reap(), self)
+
+    async def _reap(self) -> None:
+        jobs = self._jobs
+        await jobs.write(self, JobState.REAPING)
+        try:
+            report = await (jobs.hold(self.job) if self.failed and self._kept_for() > 0 else jobs.reaper.reap(self.job))
+        except CancelledError:
+            raise
+        except Exception:  # a fault of ours must not leave the job where nobody tries again
+            jobs.log.failure("job {job} could not be reaped", job=self.job.name, id=self.job.id)
+            report = ReapReport(job_id=self.job.id, job=self.job.name, problem="docker-tracker failed: see its log")
+        await jobs.write(self, JobState.GONE if report.complete else JobState.FAILED, report)
+        jobs.tell("job gone" if report.complete else "job failed", self.job, _summary(report))
+        if report.complete:
+            self.life.emptied()
+        else:
+            self.life.stuck()
+
+    def _kept_for(self) -> float:
+        """Return for how many seconds yet the job is kept because it failed."""
+        return (self.job.ended or 0.0) + (self.job.request.keep_on_failure or 0.0) - self._jobs.now()
+
+    def bury(self) -> None:
+        """Forget it."""
+        self._jobs.bury(self)
+        self._tell()
+
+    def wait(self) -> None:
+        """Wait for the next try; a job that is kept has a time for it."""
+        report = self.job.report
+        if report is not None and report.problem.startswith(_KEPT) and self._kept_for() > 0:
+            self.held = self._jobs.reactor.callLater(self._kept_for(), self._unhold)
+        self._tell()
+
+    def _unhold(self) -> None:
+        self.held = None
+        self.failed = False
+        self.life.retry()
+
+    def _tell(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        for each in waiting:
+            each.callback(self.job)
+
+
+def _uid(user: str) -> int:
+    try:
+        return int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise RefusedError(f"there is no user {user[:80]!r}") from None
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds))
+
+
+def _item(resource: Resource, outcome: str, reason: str) -> ReapItem:
+    return ReapItem(
+        kind=resource.kind,
+        identifier=resource.identifier,
+        name=resource.name,
+        outcome=outcome,
+        reason=reason,
+        attributes=resource.attributes,
+    )
+
+
+def _summary(report: ReapReport) -> dict[str, Any]:
+    counts: dict[str, dict[str, int]] = {}
+    for item in report.items:
+        of_kind = counts.setdefault(item.outcome, {})
+        of_kind[item.kind] = of_kind.get(item.kind, 0) + 1
+    return {**counts, "seconds": round(report.seconds, 3), "problem": report.problem}
+
+
+def _why(resource: Resource, job: IJob | None, intent: Intent | None) -> dict[str, Any]:
+    shown = attrs.asdict(resource, filter=lambda field, _: field.name not in ("attributes", "number", "intent"))
+    return {
+        "resource": {**shown, "relation": resource.relation.value},
+        "job": None if job is None else {"id": job.id, "name": job.name, "state": job.state.value},
+        "intent": None
+        if intent is None
+        else {
+            "operation": intent.operation,
+            "exchange": intent.exchange,
+            "started": intent.started,
+            "state": intent.state.value,
+            "names": [list(name) for name in intent.names],
+        },
+        "who": dict(resource.attributes),
+    }

@@ -1,0 +1,497 @@
+"""`docker_tracker.tracking.jobs`: with the real ledger, a clock, and doors and a reaper that only write down."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from docker_tracker.errors import ConfigurationError, EngineUnavailableError, LedgerError, RefusedError
+from docker_tracker.interfaces import IJob, IJobs
+from docker_tracker.job import DEFAULT, Ends, JobRequest, JobState, Process, ReapItem, ReapReport
+from docker_tracker.records import Intent, Relation, Resource, State
+from docker_tracker.tracking.jobs import Jobs
+from docker_tracker.tracking.ledger import Ledger
+from tests.support.tracking import MemoryEngine
+
+NOW = 1_000_000.0
+ID = "c" * 64
+
+
+class Reactor(Clock):
+    """A clock that descriptors can be registered with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.readers: list[Any] = []
+
+    def addReader(self, reader: Any) -> None:
+        self.readers.append(reader)
+
+    def removeReader(self, reader: Any) -> None:
+        if reader in self.readers:
+            self.readers.remove(reader)
+
+
+@attrs.define
+class FakeDoor:
+    anew: list[str]
+    clients: int = 0
+    done: list[str] = attrs.field(factory=list)
+
+    def connected(self) -> bool:
+        return self.clients > 0
+
+    busy = connected
+
+    def close(self, forget: bool = True) -> None:
+        self.done.append("close")
+
+    def clear(self) -> None:
+        self.done.append("clear")
+        self.clients = 0
+
+    async def stop(self) -> None:
+        self.done.append("stop")
+
+
+@attrs.define
+class FakeDoors:
+    doors: dict[str, FakeDoor] = attrs.field(factory=dict)
+    error: Exception | None = None
+    only: str = ""
+
+    def open(self, job: IJob) -> FakeDoor:
+        if self.error is not None and job.name == (self.only or job.name):
+            raise self.error
+        self.doors[job.id] = FakeDoor([job.socket])
+        return self.doors[job.id]
+
+
+@attrs.define
+class FakeReaper:
+    reaped: list[str] = attrs.field(factory=list)
+    left: tuple[ReapItem, ...] = ()
+    held: Deferred[None] | None = None
+
+    async def reap(self, job: IJob, *, dry_run: bool = False) -> ReapReport:
+        self.reaped.append(job.name)
+        if self.held is not None:
+            await self.held
+        return ReapReport(job_id=job.id, job=job.name, dry_run=dry_run, items=self.left)
+
+
+@attrs.define
+class FakeReconciler:
+    passes: list[tuple[bool, str]] = attrs.field(factory=list)
+
+    async def once(self, dry_run: bool = False, adopt: str = "") -> ReapReport:
+        self.passes.append((dry_run, adopt))
+        return ReapReport(job_id="", job="")
+
+
+class FullLedger(Ledger):
+    """A ledger whose disk can be full."""
+
+    full = False
+
+    def set_job(self, *arguments: Any, **more: Any) -> Deferred[IJob]:
+        if self.full:
+            failed: Deferred[IJob] = Deferred()
+            failed.errback(LedgerError("ledger", "the disk is full"))
+            return failed
+        return super().set_job(*arguments, **more)
+
+
+class PausingEngine(MemoryEngine):
+    """An engine whose containers can be paused."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.error: Exception | None = None
+        self.requests: list[tuple[str, str]] = []
+
+    async def request(
+        self, method: str, path: str, parameters: Mapping[str, str] | None = None, body: Any = None
+    ) -> tuple[int, Any]:
+        if self.error is not None:
+            raise self.error
+        self.requests.append((method, path))
+        return 204, None
+
+
+class JobsTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp())
+        self.now = NOW
+        self.reactor = Reactor()
+        self.engine = PausingEngine()
+        self.reaper = FakeReaper()
+        self.start_again()
+
+    def start_again(self, doors: FakeDoors | None = None) -> None:
+        """A tracker starts on what an earlier one left."""
+        self.ledger = FullLedger(self.path, None, now=lambda: self.now)
+        self.ledger.open("instance")
+        self.doors = doors or FakeDoors()
+        self.jobs = Jobs(
+            self.reactor,  # type: ignore[arg-type]  # what is used of a reactor
+            self.ledger,
+            self.engine,
+            self.doors,
+            self.reaper,
+            Path("/run/jobs"),
+            drain_seconds=5.0,
+            now=lambda: self.now,
+            monotonic=lambda: self.now,
+        )
+        self.jobs.restore(self.ledger.found)
+
+    def stop(self) -> None:
+        self.result(self.jobs.stop())
+        self.successResultOf(self.ledger.close())
+
+    def result(self, awaitable: Awaitable[Any]) -> Any:
+        return self.successResultOf(Deferred.fromCoroutine(awaitable))  # type: ignore[arg-type]
+
+    def refused(self, awaitable: Awaitable[Any]) -> RefusedError:
+        error = self.failureResultOf(Deferred.fromCoroutine(awaitable)).value  # type: ignore[arg-type]
+        assert isinstance(error, RefusedError), error
+        return error
+
+    def make(self, name: str = "build", **more: Any) -> IJob:
+        job: IJob = self.result(self.jobs.start(JobRequest(name=name, **more), 1000, 7))
+        return job
+
+    def made(self, job: IJob) -> None:
+        """A job has made a container, and uses a volume."""
+        intent = Intent(job_id=job.id, operation="container_create", kind="container", exchange=3)
+        number = self.successResultOf(self.ledger.intend(intent, "engine"))
+        made = Resource(kind="container", identifier=ID, name="db", attributes={"pid": "42"})
+        used = Resource(kind="volume", identifier="v", relation=Relation.USED)
+        self.successResultOf(self.ledger.record(number, [made, used], State.DONE))
+
+    def advance(self, seconds: float) -> None:
+        for _ in range(100):
+            self.now += seconds / 100
+            self.reactor.advance(seconds / 100)
+
+    def events(self) -> list[str]:
+        return [event["event"] for event in self.successResultOf(self.jobs.events(0))]
+
+    def test_interface(self) -> None:
+        """All that the control API needs is there."""
+        self.assertTrue(verifyObject(IJobs, self.jobs))
+
+    def test_life(self) -> None:
+        """A job is made, ended, drained, reaped, and gone; whoever waits for that is told."""
+        job = self.make(labels={"team": "x"})
+        self.assertEqual((job.name, job.owner, job.socket), ("build", 1000, "/run/jobs/build.sock"))
+        self.assertEqual(job.request.user, "1000")
+        self.assertEqual(self.jobs.get("build"), job)
+        self.assertEqual(self.jobs.get(job.id), job)
+        self.assertEqual([each.name for each in self.jobs.jobs()], [DEFAULT, "build"])
+        door = self.doors.doors[job.id]
+        door.clients = 1
+        over = Deferred.fromCoroutine(self.jobs.over("build"))
+        ended = self.result(self.jobs.end("build", "enough"))
+        self.assertEqual((ended.state, ended.reason, ended.ended), (JobState.DRAINING, "enough", NOW))
+        self.assertEqual(door.done, ["close"])
+        self.advance(1)
+        self.assertNoResult(over)
+        door.clients = 0
+        self.advance(1)
+        self.assertEqual(door.done, ["close", "clear", "stop"])
+        gone = self.successResultOf(over)
+        self.assertEqual((gone.state, gone.report), (JobState.GONE, ReapReport(job_id=job.id, job="build")))
+        self.assertEqual(self.reaper.reaped, ["build"])
+        self.assertEqual(self.events(), ["job started", "job ended", "job gone"])
+        self.assertEqual(self.jobs.get("build"), gone)
+        self.assertEqual(self.result(self.jobs.end("build", "again")), gone)
+        self.assertEqual(self.result(self.jobs.over("build")), gone)
+
+    def test_clients_that_stay(self) -> None:
+        """Those who do not leave are sent away."""
+        job = self.make()
+        self.doors.doors[job.id].clients = 1
+        self.result(self.jobs.end("build", "enough"))
+        self.advance(4)
+        self.assertEqual(self.doors.doors[job.id].done, ["close"])
+        self.advance(2)
+        self.assertEqual(self.doors.doors[job.id].done, ["close", "clear", "stop"])
+
+    def test_name_comes_back(self) -> None:
+        """A name is free once its job accepts nobody any more, whatever is left of that job; then it means the new."""
+        first = self.make()
+        self.assertEqual(self.refused(self.jobs.start(JobRequest(name="build"), None, None)).status, 409)
+        self.reaper.held = Deferred()
+        self.result(self.jobs.end("build", "enough"))
+        second = self.make()
+        self.assertNotEqual(second.id, first.id)
+        self.assertEqual(self.jobs.get("build").id, second.id)
+        self.assertEqual(self.jobs.get(first.id).state, JobState.REAPING)
+        self.reaper.held.callback(None)
+        self.assertEqual(self.jobs.get(first.id).state, JobState.GONE)
+
+    def test_refused(self) -> None:
+        """What cannot be a job is refused with a sentence, and nothing of it is left."""
+        for request, status, sentence in (
+            (JobRequest(name=".."), 400, "is not a job's name"),
+            (JobRequest(name="default"), 409, "there is a job 'default'"),
+            (JobRequest(name="a", user="nobody-of-that-name"), 400, "there is no user"),
+            (JobRequest(name="a", container="x"), 400, "there is no container 'x' for the job to be tied to"),
+            (JobRequest(name="a", ends=Ends(container="x")), 400, "there is no container 'x'"),
+        ):
+            error = self.refused(self.jobs.start(request, None, None))
+            self.assertEqual(error.status, status, request)
+            self.assertIn(sentence, str(error))
+        self.jobs._directory = Path("/" + "x" * 100)
+        self.assertIn("longer than 107 bytes", str(self.refused(self.jobs.start(JobRequest(name="ab"), None, None))))
+        self.assertEqual([each.name for each in self.jobs.jobs()], [DEFAULT])
+        self.assertEqual(self.refused(self.jobs.end(DEFAULT, "x")).status, 409)
+        self.assertEqual(self.assertRaises(RefusedError, self.jobs.get, "nobody").status, 404)
+
+    def test_door_that_does_not_open(self) -> None:
+        """A job whose socket cannot be had does not stay; what was asked for wrongly is told apart from bad luck."""
+        for error, status in ((ConfigurationError("listen", "taken"), 409), (RefusedError("no such thing"), 400)):
+            self.doors.error = error
+            refused = self.refused(self.jobs.start(JobRequest(name="build"), None, None))
+            self.assertEqual(refused.status, status)
+            self.assertEqual(self.jobs.get("build").state, JobState.GONE)
+        self.doors.error = None
+        self.make()
+
+    def test_ends(self) -> None:
+        """A job ends of itself with what its request names."""
+        job = self.make(ends=Ends(ttl=60.0))
+        self.advance(59)
+        self.assertEqual(self.jobs.get(job.id).state, JobState.OPEN)
+        self.advance(2)
+        self.assertEqual(self.jobs.get(job.id).state, JobState.GONE)
+        self.assertIn("60 s", self.jobs.get(job.id).reason)
+
+    def test_lease(self) -> None:
+        """While a lease is held the job goes on; afterwards it ends."""
+        job = self.make(ends=Ends(lease=10.0))
+        lease = self.jobs.lease("build")
+        self.advance(100)
+        self.assertEqual(self.jobs.get(job.id).state, JobState.OPEN)
+        lease.release()
+        self.advance(11)
+        self.assertEqual(self.jobs.get(job.id).state, JobState.GONE)
+        self.assertEqual(self.assertRaises(RefusedError, self.jobs.lease, "build").status, 409)
+
+    def test_container(self) -> None:
+        """A container that the job is tied to is known by its full ID."""
+        self.engine.answers["/containers/agent/json"] = {"Id": ID, "State": {"Running": True}}
+        job = self.make(container="agent")
+        self.assertEqual(job.request.container, ID)
+
+    def test_failed(self) -> None:
+        """Something is left: the job has failed, says what, and is tried again."""
+        self.reaper.left = (ReapItem(kind="volume", identifier="v", outcome="left", reason="in use"),)
+        job = self.make()
+        over = Deferred.fromCoroutine(self.jobs.over("build"))
+        self.result(self.jobs.end("build", "enough"))
+        failed = self.successResultOf(over)
+        self.assertEqual(failed.state, JobState.FAILED)
+        assert failed.report is not None
+        self.assertEqual(failed.report.left, self.reaper.left)
+        self.jobs.retry()
+        self.assertEqual(self.jobs.get(job.id).state, JobState.FAILED)
+        self.reaper.left = ()
+        self.jobs.retry()
+        self.assertEqual(self.jobs.get(job.id).state, JobState.GONE)
+        self.assertEqual(self.events(), ["job started", "job ended", "job failed", "job failed", "job gone"])
+
+    def test_keep_on_failure(self) -> None:
+        """What a failed job made is kept for a while, its containers paused; then it goes, also after a restart."""
+        job = self.make(keep_on_failure=100.0)
+        self.made(job)
+        self.result(self.jobs.end("build", "it exited with 1", failed=True))
+        kept = self.jobs.get(job.id)
+        self.assertEqual((kept.state, self.reaper.reaped), (JobState.FAILED, []))
+        assert kept.report is not None
+        self.assertEqual([(item.identifier, item.outcome) for item in kept.report.items], [(ID, "kept")])
+        self.assertIn(f"docker unpause {ID[:12]}", kept.report.items[0].reason)
+        self.assertEqual(self.engine.requests, [("POST", f"/containers/{ID}/pause")])
+        self.jobs.retry()
+        self.assertEqual(self.reaper.reaped, [])
+        self.stop()
+        self.start_again()
+        self.advance(98)
+        self.assertEqual(self.jobs.get(job.id).state, JobState.FAILED)
+        self.advance(3)
+        self.assertEqual(self.jobs.get(job.id).state, JobState.GONE)
+        self.assertEqual(self.reaper.reaped, ["build"])
+
+    def test_keep_without_engine(self) -> None:
+        """An engine that is not there does not keep the job from being kept."""
+        job = self.make(keep_on_failure=100.0)
+        self.made(job)
+        self.engine.error = EngineUnavailableError("no engine", 503)
+        self.result(self.jobs.end("build", "it exited with 1", failed=True))
+        kept = self.jobs.get("build")
+        assert kept.report is not None
+        self.assertEqual(kept.state, JobState.FAILED)
+        self.assertIn("not all of its containers are paused: no engine", kept.report.problem)
+        self.advance(101)
+        self.assertEqual(self.jobs.get("build").state, JobState.GONE)
+
+    def test_fault(self) -> None:
+        """A fault of ours is logged, and the job is tried again."""
+        self.make()
+        self.reaper.held = Deferred()
+        self.result(self.jobs.end("build", "enough"))
+        self.reaper.held.errback(ZeroDivisionError())
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(self.jobs.get("build").state, JobState.FAILED)
+        self.reaper.held = None
+        self.jobs.retry()
+        self.assertEqual(self.jobs.get("build").state, JobState.GONE)
+
+    def test_success_is_not_kept(self) -> None:
+        """A job that did not fail goes at once."""
+        self.make(keep_on_failure=100.0)
+        self.result(self.jobs.end("build", "done"))
+        self.assertEqual(self.jobs.get("build").state, JobState.GONE)
+
+    def test_restart(self) -> None:
+        """Open jobs are open again; those on their way out go on from where they were."""
+        self.make("open", ends=Ends(lease=10.0))
+        self.make("draining")
+        self.make("reaping")
+        self.reaper.held = Deferred()
+        self.doors.doors[self.jobs.get("draining").id].clients = 1
+        for name in ("draining", "reaping"):
+            self.result(self.jobs.end(name, "enough"))
+        self.assertEqual(self.jobs.get("reaping").state, JobState.REAPING)
+        self.stop()
+        self.reaper.held = None
+        self.start_again()
+        self.assertEqual(self.jobs.get("open").state, JobState.OPEN)
+        self.assertIn(self.jobs.get("open").id, self.doors.doors)
+        self.assertEqual([job.name for job in self.jobs.open_jobs().values()], [DEFAULT, "open"])
+        self.assertEqual(self.jobs.get("draining").state, JobState.GONE)
+        self.advance(9)
+        self.assertEqual(self.jobs.get("open").state, JobState.OPEN)
+        self.advance(2)
+        self.assertEqual(self.jobs.get("open").state, JobState.GONE)
+
+    def test_restart_without_socket(self) -> None:
+        """A job whose socket is not to be had after a restart ends, and all others go on."""
+        self.make()
+        self.stop()
+        self.start_again(FakeDoors(error=ConfigurationError("listen", "taken"), only="build"))
+        self.assertEqual(self.jobs.get("build").state, JobState.GONE)
+        self.assertIn("its socket could not be opened", self.jobs.get("build").reason)
+        self.assertEqual(self.jobs.get(DEFAULT).state, JobState.OPEN)
+
+    def test_restart_without_default(self) -> None:
+        """Without the configuration's own listeners there is no start."""
+        self.doors.error = ConfigurationError("listen", "taken")
+        self.assertRaises(ConfigurationError, self.jobs.restore, self.ledger.found)
+
+    def test_disk_full(self) -> None:
+        """An end that cannot be written down is refused, or tried again if nobody waits for it."""
+        self.make("asked")
+        self.make("timed", ends=Ends(ttl=10.0))
+        self.ledger.full = True
+        self.failureResultOf(Deferred.fromCoroutine(self.jobs.end("asked", "enough")), LedgerError)
+        self.advance(11)
+        self.assertEqual({job.state for job in self.jobs.jobs()}, {JobState.OPEN})
+        self.ledger.full = False
+        self.advance(6)
+        self.assertEqual(self.jobs.get("timed").state, JobState.GONE)
+        self.result(self.jobs.end("asked", "enough"))
+        self.assertEqual(self.jobs.get("asked").state, JobState.GONE)
+
+    def test_disk_full_later(self) -> None:
+        """A state that cannot be written down is written down later."""
+        self.make()
+        self.reaper.held = Deferred()
+        self.result(self.jobs.end("build", "enough"))
+        self.ledger.full = True
+        self.reaper.held.callback(None)
+        self.advance(20)
+        self.assertEqual(self.jobs.get("build").state, JobState.REAPING)
+        self.ledger.full = False
+        self.advance(6)
+        self.assertEqual(self.jobs.get("build").state, JobState.GONE)
+
+    def test_reap(self) -> None:
+        """A job can be reaped while it goes on."""
+        self.make()
+        report = self.result(self.jobs.reap("build", dry_run=True))
+        self.assertTrue(report.dry_run)
+        self.result(self.jobs.reap(DEFAULT))
+        self.assertEqual(self.reaper.reaped, ["build", DEFAULT])
+        self.assertEqual(self.jobs.get("build").state, JobState.OPEN)
+        self.assertEqual(self.events(), ["job started", "job reaped"])
+
+    def test_reconcile(self) -> None:
+        """It is the reconciler's; where nothing is compared it is refused."""
+        self.assertEqual(self.refused(self.jobs.reconcile()).status, 409)
+        self.jobs.reconciler = reconciler = FakeReconciler()
+        self.result(self.jobs.reconcile(True, "other"))
+        self.assertEqual(reconciler.passes, [(True, "other")])
+
+    def test_why(self) -> None:
+        """All that is known of a resource, by its job, its intent and who asked."""
+        job = self.make()
+        self.made(job)
+        (why,) = self.result(self.jobs.why("db"))
+        self.assertEqual((why["resource"]["identifier"], why["resource"]["relation"]), (ID, "made"))
+        self.assertEqual(why["job"], {"id": job.id, "name": "build", "state": "open"})
+        self.assertEqual((why["intent"]["operation"], why["intent"]["exchange"]), ("container_create", 3))
+        self.assertEqual(why["who"], {"pid": "42"})
+        self.assertEqual(self.refused(self.jobs.why("nothing")).status, 404)
+
+    def test_events(self) -> None:
+        """Whoever follows is told each event once, in order, until it stops."""
+        told: list[Mapping[str, Any]] = []
+        self.successResultOf(self.jobs.events(0, told.append))
+        self.make()
+        self.assertEqual([event["event"] for event in told], ["job started"])
+        self.assertEqual((told[0]["job"], told[0]["data"]), ("build", {"owner": 1000, "pid": 7}))
+        self.jobs.stop_events(told.append)
+        self.result(self.jobs.end("build", "enough"))
+        self.assertEqual(len(told), 1)
+
+    def test_idle(self) -> None:
+        """A tracker of one's own is told when its last job has ended."""
+        idle: list[bool] = []
+        self.jobs.on_idle = lambda: idle.append(True)
+        for name in ("one", "two"):
+            self.make(name)
+        self.result(self.jobs.end("one", "enough"))
+        self.assertEqual(idle, [])
+        self.result(self.jobs.end("two", "enough"))
+        self.assertEqual(idle, [True])
+
+    def test_stopped(self) -> None:
+        """A tracker that stops makes no job, and ends none."""
+        self.make(ends=Ends(ttl=10.0))
+        self.result(self.jobs.stop())
+        self.advance(20)
+        self.assertEqual(self.jobs.get("build").state, JobState.OPEN)
+        self.assertEqual(self.refused(self.jobs.start(JobRequest(name="b"), None, None)).status, 503)
+        self.assertEqual(len(self.jobs.open_doors()), 2)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+        self.assertEqual(self.reactor.readers, [])
+
+    def test_process(self) -> None:
+        """A process is watched from the start on."""
+        self.make(ends=Ends(process=Process(pid=os.getpid(), started=0, boot="")))
+        self.assertEqual(len(self.reactor.readers), 1)
+        process = self.jobs.get("build").request.ends.process
+        assert process is not None
+        self.assertGreater(process.started, 0)
+        self.stop()
