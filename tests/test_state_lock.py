@@ -67,7 +67,11 @@ class LockTests(SynchronousTestCase):
         with (self.directory / NAME).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH)
             self.assertFalse(is_held(self.directory))
-            with mock.patch.object(time, "sleep", lambda seconds: fcntl.flock(file, fcntl.LOCK_UN)):
+
+            def leave(seconds: float) -> None:
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+            with mock.patch.object(time, "sleep", leave):
                 os.close(hold(self.directory))
 
     def test_no_directory(self) -> None:
