@@ -34,6 +34,8 @@ class Seen:
     :ivar labels: Its labels.
     :ivar created: Seconds since the epoch, 0 if the engine does not say.
     :ivar volumes: The names of the volumes that a container has mounted.
+    :ivar image: The ID of a container's image.
+    :ivar state: A container's, in the engine's word.
     """
 
     identifier: str
@@ -41,6 +43,8 @@ class Seen:
     labels: Mapping[str, str]
     created: float
     volumes: tuple[str, ...] = ()
+    image: str = ""
+    state: str = ""
 
     @property
     def called(self) -> set[str]:
@@ -58,6 +62,11 @@ def inspect_path(kind: str, reference: str) -> str:
     """Return the path that inspects one thing."""
     pattern = operation(RESOURCE_KINDS[kind].inspect or "").path
     return _VARIABLE.sub(lambda _: quote(reference, safe="/:@"), pattern)
+
+
+def remove_path(kind: str, reference: str) -> str:
+    """Return the path that removes one thing."""
+    return _VARIABLE.sub(lambda _: quote(reference, safe="/:@"), operation(RESOURCE_KINDS[kind].remove or "").path)
 
 
 def is_inspectable(reference: str) -> bool:
@@ -93,7 +102,66 @@ def _seen(kind: str, entry: Mapping[str, Any]) -> Seen:
         spec.get("Labels") or {},
         _time(created),
         tuple(volumes_of(entry)) if kind == "container" else (),
+        str(entry.get("ImageID") or "") if kind == "container" else "",
+        str(entry.get("State") or "") if kind == "container" else "",
     )
+
+
+def inspected(kind: str, document: Mapping[str, Any]) -> Seen:
+    """Read the answer of the call that inspects one thing; it has another shape than an entry of a list."""
+    if kind not in ("container", "image"):
+        return _seen(kind, document)
+    config = _object(document, "Config")
+    labels = _object(config, "Labels")
+    if kind == "image":
+        return _seen(kind, {**document, "Labels": labels})
+    state = _object(document, "State").get("Status") or ""
+    entry = {**document, "Names": [document.get("Name") or ""], "Labels": labels, "State": state}
+    return _seen(kind, {**entry, "ImageID": document.get("Image")})
+
+
+def uses(kind: str, document: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """Return the kind and the ID or name of what an inspected container or service cannot do without."""
+    if kind == "container":
+        return _container_uses(document)
+    if kind != "service":
+        return set()
+    task = _object(_object(document, "Spec"), "TaskTemplate")
+    container = _object(task, "ContainerSpec")
+    lists = (
+        ("network", task.get("Networks"), "Target"),
+        ("secret", container.get("Secrets"), "SecretID"),
+        ("config", container.get("Configs"), "ConfigID"),
+        ("volume", container.get("Mounts"), "Source"),
+    )
+    found = {
+        (of, str(entry[key]))
+        for of, entries, key in lists
+        for entry in entries or ()
+        if isinstance(entry, dict) and entry.get(key)
+    }
+    image = str(container.get("Image") or "").partition("@")[0]
+    return found | ({("image", familiar(image))} if image else set())
+
+
+def _container_uses(document: Mapping[str, Any]) -> set[tuple[str, str]]:
+    found = {("volume", name) for name in volumes_of(document)}
+    networks = _object(_object(document, "NetworkSettings"), "Networks")
+    for name, network in networks.items():
+        found |= {("network", name), ("network", str((network or {}).get("NetworkID") or ""))}
+    image = str(_object(document, "Config").get("Image") or "")
+    found |= {("image", str(document.get("Image") or "")), ("image", familiar(image) if image else "")}
+    host = _object(document, "HostConfig")
+    for key in ("NetworkMode", "IpcMode", "PidMode"):
+        mode, colon, other = str(host.get(key) or "").partition(":")
+        if mode == "container" and colon:
+            found.add(("container", other))
+    return {(kind, name) for kind, name in found if name}
+
+
+def _object(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = document.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def _time(value: Any) -> float:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import attrs
 from twisted.application.internet import backoffPolicy
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, FirstError, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredLock, FirstError, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -25,18 +25,13 @@ from docker_tracker.engine.inventory import (
     JOB_ID_LABEL,
     Seen,
     inspect_path,
-    list_call,
-    listed,
     volumes_of,
 )
-from docker_tracker.errors import EngineAnswerError, EngineError, EngineProtocolError, LedgerError
+from docker_tracker.errors import EngineError, LedgerError
 from docker_tracker.interfaces import IEngine, ILedger
 from docker_tracker.records import ALL_IMAGES, Intent, Relation, Resource, State
+from docker_tracker.tracking.lists import LABELLED, LISTED, Lists, is_inherited
 
-_SWARM: Final = frozenset({"service", "secret", "config"})
-# What bears a job's label. An image's labels are for people: whatever is built on it inherits them.
-_LABELLED: Final = frozenset({"container", "network", "volume", *_SWARM})
-_LISTED: Final = tuple(kind for kind in RESOURCE_KINDS if list_call(kind) is not None)
 _KIND_OF: Final = {row.events_type: row for row in RESOURCE_KINDS.values() if row.events_type is not None}
 # Their identifiers may come back, and an image's event does not say which tag went: so these are looked at.
 _LOOKED_AT: Final = frozenset({"volume", "image", "plugin"})
@@ -93,6 +88,7 @@ class Watcher(Service):
         self._complaint: type[EngineError | LedgerError] | None = None
         self._to_look_at: set[str] = set()
         self._settling = False
+        self._looking = DeferredLock()
         self._pruned = 0.0
         self._bell: Deferred[None] | None = None
         self._following: Deferred[None] = succeed(None)
@@ -167,7 +163,7 @@ class Watcher(Service):
                         timer.cancel()
 
     def _look_at_all(self) -> None:
-        self._to_look_at.update(_LISTED)
+        self._to_look_at.update(LISTED)
         self._ring()
 
     def _lost(self) -> None:
@@ -222,13 +218,29 @@ class Watcher(Service):
     async def _look(self, kinds: Iterable[str]) -> bool:
         """Compare ledger and engine; return whether lost intents are left to be looked for again.
 
+        One at a time.
+        """
+        async with self._looking:
+            return await self._look_now(kinds)
+
+    async def look_now(self) -> None:
+        """Look for what lost intents led to, whether the service runs or not.
+
+        :raises EngineError: the engine cannot be looked at.
+        :raises LedgerError: what was found cannot be written down.
+        """
+        await self._look(())
+
+    async def _look_now(self, kinds: Iterable[str]) -> bool:
+        """Compare ledger and engine.
+
         The ledger is read first: what it has then and the engine has not afterwards is gone.
         """
         began = self._now()
         await self._ledger.settle_owed()
         known = await self._ledger.resources()
         lost = await self._ledger.lost()
-        lists = _Lists(self._engine)
+        lists = Lists(self._engine)
         await lists.check()
         kinds = {*kinds}
         for kind in kinds:
@@ -250,17 +262,19 @@ class Watcher(Service):
             await self._ledger.prune()
         return waiting
 
-    async def _adopt(self, kinds: Iterable[str], made: set[tuple[str, str]], lists: _Lists, began: float) -> None:
+    async def _adopt(self, kinds: Iterable[str], made: set[tuple[str, str]], lists: Lists, began: float) -> None:
         """Record what bears a job's label and is not known to be made by one: it is that job's, whatever led to it.
 
         What an adopted container has mounted is used only: it may be another container's.
         """
         found: list[Resource] = []
         volumes: list[Resource] = []
-        for kind in sorted(_LABELLED.intersection(kinds)):
+        for kind in sorted(LABELLED.intersection(kinds)):
             for seen in await lists.get(kind) or ():
                 owner = seen.labels.get(JOB_ID_LABEL)
                 if isinstance(owner, str) and owner and (kind, seen.identifier) not in made:
+                    if kind == "container" and await is_inherited(self._engine, seen.image, owner):
+                        continue
                     name = seen.names[0] if seen.names else ""
                     found.append(Resource(kind=kind, identifier=seen.identifier, name=name, job_id=owner))
                     for volume in seen.volumes:
@@ -276,7 +290,7 @@ class Watcher(Service):
             )
 
     async def _settle(
-        self, intent: Intent, recorded: list[Resource], owned: set[tuple[str, str]], lists: _Lists
+        self, intent: Intent, recorded: list[Resource], owned: set[tuple[str, str]], lists: Lists
     ) -> bool:
         """Find what a lost intent led to, and add it to ``owned``; return False if there may be more to come.
 
@@ -285,7 +299,7 @@ class Watcher(Service):
         """
         found: list[Resource] = []
         kinds = {intent.kind, *(kind for kind, _ in intent.names)}
-        for kind in [kind for kind in _LISTED if kind in kinds]:
+        for kind in [kind for kind in LISTED if kind in kinds]:
             for seen in await lists.get(kind) or ():
                 taken = any(resource.kind == intent.kind for resource in (*found, *recorded))
                 found += _led_to(intent, kind, seen, owned, self._labelled, taken)
@@ -295,7 +309,7 @@ class Watcher(Service):
             for name in volumes_of(inspected):
                 found.append(intent.led_to("volume", name, name=name))
         late = self._now() - (intent.settled or 0.0) >= self._grace_seconds
-        if not late and intent.kind in _LISTED and not _is_all(intent, found, recorded):
+        if not late and intent.kind in LISTED and not _is_all(intent, found, recorded):
             await self._ledger.record(intent.number, found)
             return False
         if found or recorded:
@@ -310,38 +324,6 @@ class Watcher(Service):
         else:
             await self._ledger.settle(intent.number, State.FAILED)
         return True
-
-
-class _Lists:
-    """What the engine has, each kind asked for once and only if somebody wants to know."""
-
-    def __init__(self, engine: IEngine) -> None:
-        self._engine = engine
-        self._found: dict[str, list[Seen] | None] = {}
-
-    async def check(self) -> None:
-        """Fail if the engine does not answer."""
-        if await self._engine.get("/version") is None:
-            raise EngineProtocolError(f"the engine at {self._engine.address} knows no GET /version")
-
-    async def get(self, kind: str) -> list[Seen] | None:
-        """Return all that the engine has of a kind; None if it can't say."""
-        if kind not in self._found:
-            self._found[kind] = await self._ask(kind)
-        return self._found[kind]
-
-    async def _ask(self, kind: str) -> list[Seen] | None:
-        call = list_call(kind)
-        assert call is not None
-        try:
-            answer = await self._engine.get(*call)
-        except EngineAnswerError:
-            if kind not in _SWARM:
-                raise
-            # 503: no manager of a swarm. If it is in none at all, then nothing of it is left.
-            swarm = (await self._engine.get("/info") or {}).get("Swarm") or {}
-            return [] if swarm.get("LocalNodeState") == "inactive" else None
-        return None if answer is None else listed(kind, answer)
 
 
 def _names_its_own(intent: Intent) -> bool:

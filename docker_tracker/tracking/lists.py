@@ -1,0 +1,68 @@
+"""What the engine has, kind by kind, for those who compare it with the ledger. Layer: tracking."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from docker_tracker.engine.catalogue import RESOURCE_KINDS
+from docker_tracker.engine.inventory import JOB_ID_LABEL, Seen, inspect_path, inspected, list_call, listed
+from docker_tracker.errors import EngineAnswerError, EngineProtocolError
+from docker_tracker.interfaces import IEngine
+
+SWARM: Final = frozenset({"service", "secret", "config"})
+#: What bears a job's label. An image's labels are for people: whatever is built on it inherits them.
+LABELLED: Final = frozenset({"container", "network", "volume", *SWARM})
+LISTED: Final = tuple(kind for kind in RESOURCE_KINDS if list_call(kind) is not None)
+
+
+class Lists:
+    """What the engine has, each kind asked for once and only if somebody wants to know.
+
+    :param label: ``NAME=VALUE``: of kinds that bear labels, only what has this one; an engine may give more. Swarm's
+        lists take one label at most: of several they mind any.
+    """
+
+    def __init__(self, engine: IEngine, label: str = "") -> None:
+        self._engine = engine
+        self._label = label
+        self._found: dict[str, list[Seen] | None] = {}
+
+    async def check(self) -> None:
+        """Fail if the engine does not answer."""
+        if await self._engine.get("/version") is None:
+            raise EngineProtocolError(f"the engine at {self._engine.address} knows no GET /version")
+
+    async def get(self, kind: str) -> list[Seen] | None:
+        """Return all that the engine has of a kind; None if it can't say."""
+        if kind not in self._found:
+            self._found[kind] = await self._ask(kind)
+        return self._found[kind]
+
+    async def _ask(self, kind: str) -> list[Seen] | None:
+        call = list_call(kind)
+        assert call is not None
+        path, parameters = call
+        if self._label and kind in LABELLED:
+            parameters = {**parameters, "filters": json.dumps({"label": [self._label]})}
+        try:
+            answer = await self._engine.get(path, parameters)
+        except EngineAnswerError:
+            if kind not in SWARM:
+                raise
+            # 503: no manager of a swarm. If it is in none at all, then nothing of it is left.
+            swarm = (await self._engine.get("/info") or {}).get("Swarm") or {}
+            return [] if swarm.get("LocalNodeState") == "inactive" else None
+        return None if answer is None else listed(kind, answer)
+
+
+async def is_inherited(engine: IEngine, image: str, job_id: str) -> bool:
+    """Return whether a container can have a job's label from its image: then it proves nothing.
+
+    Whoever builds an image can put any label into it, and every container of it has that.
+
+    :param image: The container's.
+    :raises EngineError: the engine can't say.
+    """
+    found: Any = await engine.get(inspect_path("image", image)) if image else None
+    return isinstance(found, dict) and inspected("image", found).labels.get(JOB_ID_LABEL) == job_id
