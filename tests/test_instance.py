@@ -9,8 +9,8 @@ from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from docker_tracker.errors import ConfigurationError
 from docker_tracker import instance
+from docker_tracker.errors import ConfigurationError
 from docker_tracker.instance import read_or_make
 
 
