@@ -26,7 +26,7 @@ _SO_PEERPIDFD: Final = 77
 def read(path: Path, most: int = 65536) -> bytes:
     """Return the beginning of a file of ``/proc``; nothing if the process is gone, or hidden from us."""
     try:
-        with path.open("rb", buffering=0) as file:
+        with path.open("rb") as file:
             return file.read(most)
     except OSError:
         return b""

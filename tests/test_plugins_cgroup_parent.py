@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,10 +14,11 @@ from zope.interface.verify import verifyObject
 from docker_tracker.engine.catalogue import OPERATIONS
 from docker_tracker.engine.document import Document
 from docker_tracker.errors import BadDocumentError, ConfigurationError, EngineUnavailableError, RefusedError
-from docker_tracker.exchange import Stage
+from docker_tracker.exchange import Peer, Stage
 from docker_tracker.interceptor import NoSettings
 from docker_tracker.interfaces import IEngine, IInterceptor
 from docker_tracker.own_container import OwnContainer
+from docker_tracker.plugins import cgroup_parent
 from docker_tracker.plugins.cgroup_parent import CgroupParent, Parent
 from docker_tracker.plugins.cgroup_parent import cgroup_parent as plugin
 from tests.support.exchanges import Engine, daemon, exchange, job
@@ -64,16 +66,17 @@ class CgroupParentTests(SynchronousTestCase):
         engine = cast(IEngine, self.engine)
         return CgroupParent(Parent(wanted, engine, OwnContainer(engine, Path(proc or self.mktemp()))))
 
-    def sent(self, interceptor: CgroupParent, body: str) -> str:
+    def sent(self, interceptor: CgroupParent, body: str, peer: Peer | None = None) -> str:
         """Return the body as the engine gets it."""
         document = Document.parse(body.encode())
-        coroutine = interceptor.request_json(exchange("POST", "/containers/create"), document)
+        coroutine = interceptor.request_json(exchange("POST", "/containers/create", peer), document)
         edited = self.successResultOf(Deferred.fromCoroutine(coroutine))
         return (edited or document).encode().decode()
 
-    def refused(self, interceptor: CgroupParent, body: str = "{}") -> RefusedError:
+    def refused(self, interceptor: CgroupParent, body: str = "{}", peer: Peer | None = None) -> RefusedError:
         """Return the error with which a create is refused."""
-        coroutine = interceptor.request_json(exchange("POST", "/containers/create"), Document.parse(body.encode()))
+        document = Document.parse(body.encode())
+        coroutine = interceptor.request_json(exchange("POST", "/containers/create", peer), document)
         failure = self.failureResultOf(Deferred.fromCoroutine(coroutine), RefusedError)
         assert isinstance(failure.value, RefusedError)
         return failure.value
@@ -165,6 +168,79 @@ class CgroupParentTests(SynchronousTestCase):
         answers.clear()
         self.assertEqual(self.built(interceptor, "/build"), "/build?cgroupparent=%2Fjobs")
 
+    def client(self, cgroup: str, started: int = 5) -> str:
+        """Have this process as a client, whose files are those of a client in a cgroup; return where they are."""
+        proc = Path(self.mktemp())
+        (proc / str(os.getpid())).mkdir(parents=True)
+        fields = ["S", "1", *["0"] * 17, str(started)]
+        (proc / f"{os.getpid()}/stat").write_text(f"1 (a) {' '.join(fields)}\n")
+        (proc / f"{os.getpid()}/cgroup").write_text(cgroup)
+        return str(proc)
+
+    def test_caller(self) -> None:
+        """``caller`` is looked for at each create: clients are in different cgroups."""
+        me = Peer(pid=os.getpid(), uid=0)
+        proc = self.client("2:memory:/jobs/a\n")
+        interceptor = self.interceptor("caller", proc=proc)
+        self.assertEqual(self.sent(interceptor, "{}", me), '{"HostConfig":{"CgroupParent":"/jobs/a"}}')
+        (Path(proc) / f"{os.getpid()}/cgroup").write_text("2:memory:/jobs/b\n")
+        self.assertEqual(self.sent(interceptor, "{}", me), '{"HostConfig":{"CgroupParent":"/jobs/b"}}')
+        self.assertEqual(self.engine.asked, ["/info"])
+        interceptor = self.interceptor("caller", SYSTEMD, self.client("0::/a.slice/b.scope\n"))
+        self.assertEqual(self.sent(interceptor, "{}", me), '{"HostConfig":{"CgroupParent":"a.slice"}}')
+        rootless = {"/info": {"CgroupDriver": "systemd", "SecurityOptions": ["name=seccomp", "name=rootless"]}}
+        proc = self.client("0::/user.slice/user-7.slice/user@7.service/b.slice/b.scope\n")
+        sent = self.sent(self.interceptor("caller", rootless, proc), "{}", me)
+        self.assertEqual(sent, '{"HostConfig":{"CgroupParent":"b.slice"}}')
+
+    def test_caller_unknown(self) -> None:
+        """A client whose process is not known, or has ended, or is in no cgroup of its own, makes nothing."""
+        interceptor = self.interceptor("caller", proc=self.client("2:memory:/\n"))
+        for peer, problem in (
+            (Peer(address="10.0.0.1:5"), "connect by a unix socket"),
+            (Peer(pid=0, uid=0), "connect by a unix socket"),
+            (Peer(pid=2**22 + 1, uid=0), "the process that connected has ended"),
+            (Peer(pid=os.getpid(), uid=0), "every controller has it at the top"),
+        ):
+            error = self.refused(interceptor, peer=peer)
+            self.assertEqual((error.status, problem in error.message), (500, True), error.message)
+
+    def test_caller_ends(self) -> None:
+        """If the client's number is given away while its cgroup is read, nothing is made."""
+        proc = self.client("2:memory:/a\n")
+
+        def caller_parent(pid: int, systemd: bool, **_: object) -> str:
+            stat = Path(proc) / f"{pid}/stat"
+            stat.write_text(stat.read_text().replace(" 5\n", " 6\n"))
+            return "/a"
+
+        self.patch(cgroup_parent, "caller_parent", caller_parent)
+        error = self.refused(self.interceptor("caller", proc=proc), peer=Peer(pid=os.getpid(), uid=0))
+        self.assertIn("has ended", error.message)
+
+    def built_for(self, setting: str | None, **request: Any) -> CgroupParent:
+        """Return what a job that is asked to be so gets, with a daemon's setting."""
+        built = plugin.build(NoSettings(), job(**request), daemon(Engine(CGROUPFS), cgroup_parent=setting))
+        assert isinstance(built, CgroupParent)
+        return built
+
+    def test_job(self) -> None:
+        """What a job was asked to be goes before the daemon's setting."""
+        for setting in (None, "/p", "caller"):
+            self.assertEqual(
+                self.sent(self.built_for(setting, cgroup_parent="/j"), "{}"), '{"HostConfig":{"CgroupParent":"/j"}}'
+            )
+            self.assertEqual(
+                self.sent(self.built_for(setting, own_cgroup=True), "{}"),
+                '{"HostConfig":{"CgroupParent":"/docker-tracker/id-1"}}',
+            )
+        own = plugin.build(NoSettings(), job(own_cgroup=True), daemon(Engine(SYSTEMD)))
+        assert isinstance(own, CgroupParent)
+        self.assertIn('"docker-tracker-id-1.slice"', self.sent(own, "{}"))
+        self.assertIn("set to nothing", self.refused(self.built_for("/p", cgroup_parent="")).message)
+        error = self.assertRaises(ConfigurationError, self.built_for, None, own_cgroup=True, cgroup_parent="/j")
+        self.assertIn("ask for one of them", error.problem)
+
     def test_engine_absent(self) -> None:
         """While the engine can't be asked, nothing passes; afterwards it does."""
         answers: dict[str, Any] = {"/info": EngineUnavailableError("unix:///x is not there", 503)}
@@ -181,8 +257,5 @@ class CgroupParentTests(SynchronousTestCase):
         self.assertEqual(
             (plugin.name, built.parent.wanted, built.parent.own.proc), ("cgroup-parent", "self", Path("/proc"))
         )
-        for value, problem in ((None, "needs --cgroup-parent"), ("caller", "does not work yet")):
-            error = self.assertRaises(
-                ConfigurationError, plugin.build, NoSettings(), job(), daemon(cgroup_parent=value)
-            )
-            self.assertIn(problem, error.problem)
+        error = self.assertRaises(ConfigurationError, plugin.build, NoSettings(), job(), daemon())
+        self.assertIn("needs --cgroup-parent", error.problem)

@@ -6,21 +6,22 @@ On container create and on classic builds. BuildKit takes no notice of ``cgroupp
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
+from docker_tracker.cgroups import caller_parent, own_parent
 from docker_tracker.engine import query
 from docker_tracker.engine.document import Document
 from docker_tracker.engine.operation import Operation
 from docker_tracker.engine.start import check_start
 from docker_tracker.errors import BadDocumentError, ConfigurationError, RefusedError
-from docker_tracker.exchange import Exchange, Stage
+from docker_tracker.exchange import Exchange, Peer, Stage
 from docker_tracker.http1.head import RequestHead
 from docker_tracker.interceptor import Interceptor, NoSettings, Plugin
 from docker_tracker.interfaces import IDaemon, IEngine, IJob
 from docker_tracker.own_container import OwnContainer
+from docker_tracker.processes import PROC, identify, status
 
 _START: Final = "container_start"
 _STAGES: Final = {
@@ -76,36 +77,65 @@ def check_top_level(document: Document) -> None:
 class Parent:
     """The cgroup parent to set, in a form that the engine's cgroup driver takes.
 
-    :ivar wanted: A cgroup path or slice; ``self``: that of the tracker's own container; "": none was given.
+    :ivar wanted: A cgroup path or slice; ``self``: that of the tracker's own container; ``caller``: where the client
+        is; "": none was given.
+    :ivar own_of: The ID of the job whose own cgroup it is instead, or the empty string.
     """
 
     wanted: str
     engine: IEngine
     own: OwnContainer
+    own_of: str = ""
+    _info: dict[str, Any] | None = None
     _found: str | None = None
 
-    async def get(self) -> str:
+    async def get(self, peer: Peer) -> str:
         """Return the value; what was found once is kept, what was not found is looked for anew.
 
+        :param peer: Who asks.
         :raises RefusedError: there is none, so that nothing may be created; a 500, for it is the operator's to mend.
         :raises docker_tracker.errors.EngineError: the engine could not be asked.
         """
-        if self._found is None:
-            if not self.wanted:
-                raise RefusedError(
-                    "the tracker's cgroup-parent is set to nothing: set it to a cgroup, or take it out", 500
-                )
+        if self._found is not None:
+            return self._found
+        if not self.wanted and not self.own_of:
+            raise RefusedError("the tracker's cgroup-parent is set to nothing: set it to a cgroup, or take it out", 500)
+        if self._info is None:
             info = await self.engine.get("/info")
-            systemd = isinstance(info, dict) and info.get("CgroupDriver") == "systemd"
+            self._info = info if isinstance(info, dict) else {}
+        systemd = self._info.get("CgroupDriver") == "systemd"
+        if self.own_of:
+            value = own_parent(self.own_of, systemd)
+        elif self.wanted == "caller":
+            return self._of_caller(peer, systemd)
+        else:
             value = await self.own.cgroup_parent(systemd) if self.wanted == "self" else self.wanted
-            # daemon/daemon_unix.go: verifyPlatformContainerSettings
-            if systemd and (len(value) <= len(".slice") or not value.endswith(".slice")):
-                raise RefusedError(
-                    f"the tracker's cgroup-parent is {value!r}, but the engine uses systemd: it must be a NAME.slice",
-                    500,
-                )
-            self._found = value
-        return self._found
+        # daemon/daemon_unix.go: verifyPlatformContainerSettings
+        if systemd and (len(value) <= len(".slice") or not value.endswith(".slice")):
+            raise RefusedError(
+                f"the tracker's cgroup-parent is {value!r}, but the engine uses systemd: it must be a NAME.slice",
+                500,
+            )
+        self._found = value
+        return value
+
+    def _of_caller(self, peer: Peer, systemd: bool) -> str:
+        proc = self.own.proc
+        if not peer.pid:
+            raise RefusedError(
+                "the cgroup-parent is caller, but this client's process is not known:"
+                " connect by a unix socket, from a pid name space that the tracker sees",
+                500,
+            )
+        process = identify(peer, proc)
+        security = (self._info or {}).get("SecurityOptions") or ()
+        value = (
+            "" if process is None else caller_parent(peer.pid, systemd, rootless="name=rootless" in security, proc=proc)
+        )
+        now = status(peer.pid, proc)
+        if process is None or now is None or now.started != process.started:
+            raise RefusedError("the cgroup-parent is caller, but the process that connected has ended", 500)
+        return value
 
 
 @attrs.frozen
@@ -125,7 +155,7 @@ class CgroupParent(Interceptor):
             check_start(document)
             return None
         check_top_level(document)
-        parent = await self.parent.get()
+        parent = await self.parent.get(exchange.peer)
         if document.get("HostConfig", "CgroupParent") == parent:
             return None
         return document.with_value(("HostConfig", "CgroupParent"), parent)
@@ -133,23 +163,25 @@ class CgroupParent(Interceptor):
     async def request_head(self, exchange: Exchange, head: RequestHead) -> RequestHead | None:
         """Set it in the build's query."""
         path, _, before = head.target.partition("?")
-        after = query.replace(before, "cgroupparent", await self.parent.get())
+        after = query.replace(before, "cgroupparent", await self.parent.get(exchange.peer))
         return None if after == before else head.with_target(f"{path}?{after}")
 
 
 def make(settings: NoSettings, job: IJob, daemon: IDaemon) -> CgroupParent:
-    """Return the interceptor of a job.
+    """Return the interceptor of a job: what the job was asked to be goes before the daemon's setting.
 
-    :raises ConfigurationError: no cgroup parent is set, or one that does not work yet.
+    :raises ConfigurationError: no cgroup parent is set, or the job has two.
     """
-    wanted = daemon.settings.cgroup_parent
-    if wanted is None:
+    asked = job.request.cgroup_parent
+    if job.request.own_cgroup and asked is not None:
+        raise ConfigurationError("cgroup_parent", "the job is to have a cgroup of its own, too: ask for one of them")
+    wanted = daemon.settings.cgroup_parent if asked is None else asked
+    if wanted is None and not job.request.own_cgroup:
         raise ConfigurationError(
-            "cgroup-parent", "the interceptor needs --cgroup-parent: a cgroup path, a slice, or self"
+            "cgroup-parent", "the interceptor needs --cgroup-parent: a cgroup path, a slice, self, or caller"
         )
-    if wanted == "caller":
-        raise ConfigurationError("cgroup-parent", "caller does not work yet: use self, a cgroup path or a slice")
-    return CgroupParent(Parent(wanted, daemon.engine, OwnContainer(daemon.engine, Path("/proc"))))
+    own_of = job.id if job.request.own_cgroup else ""
+    return CgroupParent(Parent(wanted or "", daemon.engine, OwnContainer(daemon.engine, PROC), own_of))
 
 
 cgroup_parent = Plugin(name="cgroup-parent", make=make)

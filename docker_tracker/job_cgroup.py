@@ -1,0 +1,138 @@
+"""The cgroup of a job's own: made when it is, removed when nothing is in it any more. Layer: above the cgroups.
+
+With the engine's driver cgroupfs it is a directory, which the engine would make, too; with systemd it is a slice, for
+which systemd's own commands are used.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Final
+
+import attrs
+from twisted.internet.interfaces import IReactorProcess, IReactorTime
+from twisted.internet.task import deferLater
+from twisted.internet.utils import getProcessOutputAndValue
+
+from docker_tracker import cgroups
+from docker_tracker.errors import RefusedError
+from docker_tracker.processes import PROC
+
+#: Below the job's cgroup: where its client's processes go. Version 2 takes none where there are cgroups below.
+_CLIENT: Final = "client"
+#: How long is waited between the tries to remove it, in seconds.
+_DELAYS: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+class ICgroupReactor(IReactorTime, IReactorProcess):
+    """What is needed of a reactor."""
+
+
+@attrs.frozen
+class JobCgroup:
+    """A job's own cgroup.
+
+    :ivar systemd: Whether the engine's cgroup driver is that (``CgroupDriver`` in its ``/info``).
+    :ivar proc: Where the kernel's process files are.
+    """
+
+    reactor: ICgroupReactor
+    job_id: str
+    systemd: bool
+    proc: Path = PROC
+
+    @property
+    def parent(self) -> str:
+        """What the engine calls it."""
+        return cgroups.own_parent(self.job_id, self.systemd)
+
+    def _directories(self) -> list[Path]:
+        return cgroups.own_directories(self.job_id, self.proc)
+
+    async def make(self) -> None:
+        """Make it; if it is there already, nothing changes.
+
+        :raises RefusedError: it may not be made by us, or cannot be; the engine may still do so.
+        """
+        if self.systemd:
+            await self._command("systemctl", "start", self.parent)
+            return
+        directories = self._directories()
+        if not directories:
+            raise RefusedError("a cgroup of the job's own cannot be made: no hierarchy of cgroups is mounted here", 500)
+        try:
+            for directory in directories:
+                cgroups.make(directory / _CLIENT)
+        except OSError as error:
+            raise RefusedError(f"a cgroup of the job's own cannot be made: {error}", 500) from error
+
+    async def enter(self, pid: int) -> None:
+        """Put a process into it, and all that it will start; `make` was called.
+
+        :raises RefusedError: it may not be put there, or has ended.
+        """
+        if self.systemd:
+            name = f"{self.parent.removesuffix('.slice')}-client-{pid}.scope"
+            properties = ("2", "Slice", "s", self.parent, "PIDs", "au", "1", str(pid), "0")
+            manager = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
+            call = ("StartTransientUnit", "ssa(sv)a(sa(sv))", name, "fail", *properties)
+            await self._command("busctl", "call", *manager, *call)
+            return
+        try:
+            for directory in self._directories():
+                cgroups.enter(directory / _CLIENT, pid)
+        except OSError as error:
+            raise RefusedError(f"process {pid} cannot be put into the job's cgroup: {error}", 500) from error
+
+    async def remove(self) -> list[str]:
+        """Remove it, after the job's things are; tries again for a while. Never raises.
+
+        :return: What could not be removed, each with the reason.
+        """
+        left = await self._try()
+        for delay in _DELAYS:
+            if not left:
+                break
+            await deferLater(self.reactor, delay)
+            left = await self._try()
+        return left
+
+    async def _try(self) -> list[str]:
+        if self.systemd:
+            return await self._stop()
+        left = []
+        for directory in self._directories():
+            try:
+                if not cgroups.remove(directory):
+                    left.append(f"{directory}: processes are in it")
+            except OSError as error:
+                left.append(f"{directory}: {error.strerror}")
+        return left
+
+    async def _stop(self) -> list[str]:
+        """Stop the slice, if nothing runs in it: systemd would kill that."""
+        try:
+            path = await self._command("systemctl", "show", "--property=ControlGroup", "--value", self.parent)
+            below = path.strip().lstrip("/")
+            for each in cgroups.hierarchies(self.proc) if below else ():
+                if not cgroups.is_empty(each.path / below):
+                    return [f"{each.path / below}: processes are in it"]
+            await self._command("systemctl", "stop", self.parent)
+        except RefusedError as error:
+            return [f"{self.parent}: {error.message}"]
+        return []
+
+    async def _command(self, name: str, *arguments: str) -> str:
+        program = shutil.which(name)
+        if program is None:
+            raise RefusedError(f"the job's slice needs systemd's command {name}, which is not installed", 500)
+        user = () if os.geteuid() == 0 else ("--user",)
+        output, errors, status = await getProcessOutputAndValue(  # type: ignore[no-untyped-call]
+            program, [*user, *arguments], env=dict(os.environ), reactor=self.reactor
+        )
+        if status != 0:
+            said = errors.decode("utf-8", "replace").strip()[:500]
+            raise RefusedError(f"{name} {arguments[0]} {self.parent} failed: {said}", 500)
+        return str(output.decode("utf-8", "replace"))

@@ -1,0 +1,424 @@
+"""Which cgroup a process is in, which parent its containers can have, and a job's own cgroup."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
+
+from docker_tracker import cgroups, job_cgroup
+from docker_tracker.cgroups import Hierarchy, caller_parent, hierarchies, memberships, own_directories
+from docker_tracker.errors import RefusedError
+from docker_tracker.job_cgroup import JobCgroup
+
+FIRST = "cgroup:[4026531835]"
+OLD = "5:name=systemd:{0}\n4:memory:{1}\n3:cpu,cpuacct:{2}\n2:pids:{3}\n0::{0}\n"
+
+# cgroup file, driver is systemd's, engine is rootless, and the parent.
+PARENTS: list[tuple[str, bool, bool, str]] = [
+    # systemd: the nearest slice, which no other manager made
+    ("0::/system.slice/agent.service\n", True, False, "system.slice"),
+    ("0::/ci.slice/ci-a.slice/agent.service\n", True, False, "ci-a.slice"),
+    ("0::/user.slice/user-7.slice/user@7.service/app.slice/a.scope\n", True, False, "user-7.slice"),
+    ("0::/user.slice/user-7.slice/user@7.service/app.slice/a.scope\n", True, True, "app.slice"),
+    (OLD.format("/ci.slice/a.scope", "/x", "/", "/"), True, False, "ci.slice"),
+    # cgroupfs, version 1: where the controllers have it
+    (OLD.format("/user.slice/a.scope", "/ci/a", "/b", "/c"), False, False, "/ci/a"),
+    (OLD.format("/user.slice/a.scope", "/", "/b", "/c"), False, False, "/b"),
+    (OLD.format("/user.slice/a.scope", "/", "/", "/c"), False, False, "/c"),
+    ("3:net_cls:/n\n2:memory:/\n", False, False, "/n"),
+]
+
+NO_PARENTS: list[tuple[str, bool, bool, str]] = [
+    ("", False, False, "the client's process has ended"),
+    ("0::/\n", True, False, "its client is in no slice, but in /"),
+    ("0::/init.scope\n", True, False, "in no slice"),
+    ("0::/docker/abc\n", True, False, "in no slice"),
+    ("4:memory:/ci\n", True, False, "in no slice"),
+    ("0::/system.slice/a.service\n", True, True, "in no slice"),
+    (OLD.format("/a.slice/b.scope", "/", "/", "/"), False, False, "every controller has it at the top"),
+    ("4:memory:/../a\n", False, False, "is not one that the engine can find"),
+    ("4:memory:/a (deleted)\n", False, False, "is not one that the engine can find"),
+    ("0::/../a.slice/b.scope\n", True, False, "is not one that the engine can find"),
+    ("0::/a\n", False, False, "does not see the hierarchy"),
+]
+
+
+class _Case(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.proc = Path(self.mktemp()).absolute()
+        self.mounted = Path(self.mktemp()).absolute()
+        (self.proc / "self/ns").mkdir(parents=True)
+        (self.proc / "7").mkdir()
+        (self.proc / "self/ns/cgroup").symlink_to(FIRST)
+
+    def mount(self, **mounts: str) -> None:
+        """Have hierarchies mounted: their names, and their options ("": of version 2)."""
+        lines = ["20 1 0:18 / / rw - ext4 /dev/sda rw"]
+        for number, (name, options) in enumerate(mounts.items()):
+            (self.mounted / name).mkdir(parents=True, exist_ok=True)
+            kind = "cgroup" if options else "cgroup2"
+            lines.append(
+                f"3{number} 20 0:3{number} / {self.mounted / name} rw - {kind} none rw,{options or 'nsdelegate'}"
+            )
+        (self.proc / "self/mountinfo").write_text("\n".join(lines))
+
+
+class MembershipTests(_Case):
+    def test_this_process(self) -> None:
+        """The kernel's own files can be read."""
+        self.assertTrue(memberships(os.getpid()))
+        self.assertEqual(memberships(2**22 + 1), {})
+
+    def test_lines(self) -> None:
+        """Each controller has its path; a path may have a colon."""
+        (self.proc / "7/cgroup").write_text("3:cpu,cpuacct:/a:b\n1:name=systemd:/s\n0::/u\n")
+        expected = {"cpu": "/a:b", "cpuacct": "/a:b", "name=systemd": "/s", "": "/u"}
+        self.assertEqual(memberships(7, self.proc), expected)
+
+    def test_hierarchies(self) -> None:
+        """Each is found once, where it is mounted as a whole."""
+        (self.proc / "self/mountinfo").write_text(
+            "30 25 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n"
+            "31 30 0:27 / /sys/fs/cgroup/cpu\\040x rw shared:1 - cgroup cgroup rw,xattr,cpu,cpuacct\n"
+            "32 30 0:28 /docker/a /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n"
+            "33 30 0:29 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n"
+            "34 30 0:30 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
+            "35 30 0:30 / /mnt rw - cgroup2 cgroup2 rw\n"
+            "short - cgroup x\nbroken\n"
+        )
+        self.assertEqual(
+            hierarchies(self.proc),
+            [
+                Hierarchy(Path("/sys/fs/cgroup/cpu x"), frozenset({"cpu", "cpuacct"})),
+                Hierarchy(Path("/sys/fs/cgroup/systemd"), frozenset({"name=systemd"})),
+                Hierarchy(Path("/sys/fs/cgroup/unified"), frozenset()),
+            ],
+        )
+
+
+class CallerTests(_Case):
+    def parent(self, cgroup: str, systemd: bool = False, rootless: bool = False) -> str:
+        (self.proc / "7/cgroup").write_text(cgroup)
+        return caller_parent(7, systemd, rootless=rootless, proc=self.proc)
+
+    def problem(self, cgroup: str, systemd: bool = False, rootless: bool = False) -> str:
+        error = self.assertRaises(RefusedError, self.parent, cgroup, systemd, rootless)
+        self.assertEqual(error.status, 500)
+        return str(error.message)
+
+    def test_parents(self) -> None:
+        """The driver systemd gets a slice of its own manager's, cgroupfs a path that is not the top."""
+        for cgroup, systemd, rootless, expected in PARENTS:
+            with self.subTest(cgroup=cgroup, systemd=systemd, rootless=rootless):
+                self.assertEqual(self.parent(cgroup, systemd, rootless), expected)
+
+    def test_none(self) -> None:
+        """Where there is none, it is said why."""
+        for cgroup, systemd, rootless, problem in NO_PARENTS:
+            with self.subTest(cgroup=cgroup, systemd=systemd, rootless=rootless):
+                self.assertIn(problem, self.problem(cgroup, systemd, rootless))
+
+    def test_name_space(self) -> None:
+        """From within a cgroup name space the engine's paths are not seen; old kernels have none."""
+        (self.proc / "self/ns/cgroup").unlink()
+        self.assertEqual(self.parent("2:pids:/a\n"), "/a")
+        (self.proc / "self/ns/cgroup").symlink_to("cgroup:[4026532000]")
+        self.assertIn("--cgroupns=host", self.problem("2:pids:/a\n"))
+
+    def version_2(self, **processes: str) -> None:
+        self.mount(unified="")
+        for path, text in processes.items():
+            directory = self.mounted / "unified" / path
+            directory.mkdir(parents=True)
+            (directory / "cgroup.procs").write_text(text)
+
+    def test_version_2(self) -> None:
+        """The nearest cgroup without processes of its own, the caller's or one above it."""
+        self.version_2(**{"a": "", "a/b": "7\n", "a/b/c": "7\n", "d": "7\n", "e": "", "e/f": ""})
+        self.assertEqual(self.parent("0::/a/b/c\n"), "/a")
+        self.assertEqual(self.parent("0::/e/f\n"), "/e/f")
+        for path in ("/d", "/", "/gone"):
+            self.assertIn(f"neither its client's cgroup {path} nor one above", self.problem(f"0::{path}\n"))
+
+    def test_version_2_delegated(self) -> None:
+        """Of systemd's cgroups only such that it has delegated, and what is below them."""
+        units = {"ci.slice": "", "ci.slice/a.service": "", "ci.slice/a.service/jobs": "", "ci.slice/b.service": "7\n"}
+        self.version_2(**units)
+        given: dict[str, bytes] = {}
+
+        def getxattr(path: Path, name: str) -> bytes:
+            if name != "trusted.delegate" or str(path) not in given:
+                raise OSError(61, "No data available")
+            return given[str(path)]
+
+        self.patch(os, "getxattr", getxattr)
+        self.assertIn("Delegate=yes", self.problem("0::/ci.slice/a.service/jobs\n"))
+        given[str(self.mounted / "unified/ci.slice/a.service")] = b"0"
+        self.assertIn("Delegate=yes", self.problem("0::/ci.slice/a.service/jobs\n"))
+        given[str(self.mounted / "unified/ci.slice/a.service")] = b"1"
+        self.assertEqual(self.parent("0::/ci.slice/a.service/jobs\n"), "/ci.slice/a.service/jobs")
+        given[str(self.mounted / "unified/ci.slice")] = b"1"
+        self.assertEqual(self.parent("0::/ci.slice/b.service\n"), "/ci.slice")
+
+
+class OwnTests(_Case):
+    """A job's own cgroup, in directories that are like cgroups."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.clock = Clock()
+
+    def own(self, systemd: bool = False) -> JobCgroup:
+        clock: Any = self.clock
+        return JobCgroup(clock, "abc", systemd, self.proc)
+
+    def test_names(self) -> None:
+        """The engine gets a slice, or a path."""
+        self.assertEqual(
+            (self.own().parent, self.own(True).parent), ("/docker-tracker/abc", "docker-tracker-abc.slice")
+        )
+
+    def test_directories(self) -> None:
+        """It is in every hierarchy of version 1, or in that of version 2."""
+        self.mount(pids="pids", systemd="name=systemd", unified="")
+        directories = own_directories("abc", self.proc)
+        self.assertEqual(directories, [self.mounted / name / "docker-tracker/abc" for name in ("pids", "systemd")])
+        self.mount(systemd="name=systemd", unified="")
+        self.assertIn(self.mounted / "unified/docker-tracker/abc", own_directories("abc", self.proc))
+
+    def test_life(self) -> None:
+        """It is made with a place for its client, entered, and removed; the second time there is nothing to do."""
+        self.mount(pids="pids", cpuset="cpuset")
+        top = self.mounted / "cpuset"
+        for name in ("cpuset.cpus", "cpuset.mems"):
+            (top / name).write_text("0-1\n")
+        own = self.own()
+        for _ in range(2):
+            self.successResultOf(ensureDeferred(own.make()))
+        self.successResultOf(ensureDeferred(own.enter(77)))
+        for name in ("pids", "cpuset"):
+            file = self.mounted / name / "docker-tracker/abc/client/cgroup.procs"
+            self.assertEqual(file.read_text(), "77\n")
+            file.unlink()
+        for _ in range(2):
+            self.assertEqual(self.successResultOf(ensureDeferred(own.remove())), [])
+        self.assertFalse((self.mounted / "pids/docker-tracker/abc").exists())
+
+    def test_empty_cpuset(self) -> None:
+        """A cpuset of version 1 that would take no process gets what is above it."""
+        self.mount(cpuset="cpuset")
+        top = self.mounted / "cpuset"
+        mkdir = Path.mkdir
+
+        def making(path: Path, *arguments: Any, **options: Any) -> None:
+            mkdir(path, *arguments, **options)
+            (path / "cpuset.cpus").write_text("\n")
+            (path / "cpuset.mems").write_text("1\n")
+
+        (top / "cpuset.cpus").write_text("0-1\n")
+        self.patch(Path, "mkdir", making)
+        cgroups.make(top / "a/b")
+        self.assertEqual((top / "a/b/cpuset.cpus").read_text(), "0-1\n")
+        self.assertEqual((top / "a/b/cpuset.mems").read_text(), "1\n")
+
+    def test_version_2(self) -> None:
+        """What controls a cgroup of version 2 is handed down to the new ones; what can't be is passed by."""
+        self.mount(unified="")
+        top = self.mounted / "unified"
+        (top / "cgroup.controllers").write_text("cpu memory\n")
+        self.successResultOf(ensureDeferred(self.own().make()))
+        self.assertEqual((top / "cgroup.subtree_control").read_text(), "+memory")  # a file keeps what comes last
+        (top / "cgroup.subtree_control").unlink()
+        (top / "cgroup.subtree_control").mkdir()
+        cgroups.make(top / "other")
+
+    def test_cannot_be_made(self) -> None:
+        """Without hierarchies, or where it may not be made, it is said."""
+        self.mount()
+        failure = self.failureResultOf(ensureDeferred(self.own().make()), RefusedError)
+        self.assertIn("no hierarchy of cgroups is mounted", failure.getErrorMessage())
+        self.mount(pids="pids")
+        (self.mounted / "pids/docker-tracker").write_text("")
+        failure = self.failureResultOf(ensureDeferred(self.own().make()), RefusedError)
+        self.assertIn("cannot be made: ", failure.getErrorMessage())
+        failure = self.failureResultOf(ensureDeferred(self.own().enter(7)), RefusedError)
+        self.assertIn("process 7 cannot be put into the job's cgroup", failure.getErrorMessage())
+
+    def test_busy(self) -> None:
+        """While a process is in it, it is tried again, for a while; then it is told what is left."""
+        self.mount(pids="pids")
+        own = self.own()
+        self.successResultOf(ensureDeferred(own.make()))
+        (self.mounted / "pids/docker-tracker/abc/client/file").write_text("")  # keeps the directory
+        removing = ensureDeferred(own.remove())
+        self.clock.pump([0.1] * 3)
+        self.assertNoResult(removing)
+        (self.mounted / "pids/docker-tracker/abc/client/file").unlink()
+        self.clock.advance(1)
+        self.assertEqual(self.successResultOf(removing), [])
+
+        self.successResultOf(ensureDeferred(own.make()))
+        (self.mounted / "pids/docker-tracker/abc/client/file").write_text("")
+        removing = ensureDeferred(own.remove())
+        self.clock.pump([1.0] * 20)
+        self.assertEqual(
+            self.successResultOf(removing), [f"{self.mounted}/pids/docker-tracker/abc: processes are in it"]
+        )
+
+    def test_other_trouble(self) -> None:
+        """What keeps it from being removed is told."""
+        self.mount(pids="pids")
+        self.successResultOf(ensureDeferred(self.own().make()))
+
+        def rmdir(path: Path) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        self.patch(Path, "rmdir", rmdir)
+        removing = ensureDeferred(self.own().remove())
+        self.clock.pump([1.0] * 20)
+        (left,) = self.successResultOf(removing)
+        self.assertTrue(left.endswith("abc: Permission denied"), left)
+
+        def gone(path: Path) -> None:
+            raise FileNotFoundError(2, "gone")
+
+        self.patch(Path, "rmdir", gone)
+        self.assertEqual(self.successResultOf(ensureDeferred(self.own().remove())), [])
+
+    def test_without_systemd(self) -> None:
+        """The driver systemd without systemd's commands is told."""
+        self.patch(os, "environ", {"PATH": "/nowhere"})
+        failure = self.failureResultOf(ensureDeferred(self.own(True).make()), RefusedError)
+        self.assertIn("needs systemd's command systemctl", failure.getErrorMessage())
+
+
+class SystemdTests(TestCase):
+    """A job's own slice, by commands that stand in for systemd's and write down what they are told."""
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp()).absolute()
+        self.proc = self.directory / "proc"
+        (self.proc / "self").mkdir(parents=True)
+        self.slice = self.directory / "unified/docker.slice/docker-tracker.slice/docker-tracker-abc.slice"
+        self.slice.mkdir(parents=True)
+        (self.proc / "self/mountinfo").write_text(f"3 2 0:3 / {self.directory}/unified rw - cgroup2 none rw\n")
+        self.asked = self.directory / "asked"
+        below = "/" + str(self.slice.relative_to(self.directory / "unified"))
+        for name in ("systemctl", "busctl"):
+            program = self.directory / name
+            program.write_text(
+                f'#!/bin/sh\necho "{name} $*" >> {self.asked}\n'
+                f'case "$*" in *fail*.slice) echo no such slice >&2; exit 1;; *show*) echo {below};; esac\n'
+            )
+            program.chmod(0o755)
+        self.patch(os, "environ", {"PATH": f"{self.directory}:/usr/bin:/bin"})
+        self.patch(os, "geteuid", lambda: 0)
+
+    def own(self, job_id: str = "abc") -> JobCgroup:
+        the_reactor: Any = reactor
+        return JobCgroup(the_reactor, job_id, True, self.proc)
+
+    def lines(self) -> list[str]:
+        return self.asked.read_text().splitlines()
+
+    async def _life(self) -> None:
+        own = self.own()
+        await own.make()
+        await own.enter(77)
+        self.assertEqual(await own.remove(), [])
+
+    def test_life(self) -> Deferred[None]:
+        """The slice is started, the process put into a scope in it, and the slice is stopped."""
+
+        def check(_: None) -> None:
+            self.assertEqual(
+                self.lines(),
+                [
+                    "systemctl start docker-tracker-abc.slice",
+                    "busctl call org.freedesktop.systemd1 /org/freedesktop/systemd1 org.freedesktop.systemd1.Manager"
+                    " StartTransientUnit ssa(sv)a(sa(sv)) docker-tracker-abc-client-77.scope fail"
+                    " 2 Slice s docker-tracker-abc.slice PIDs au 1 77 0",
+                    "systemctl show --property=ControlGroup --value docker-tracker-abc.slice",
+                    "systemctl stop docker-tracker-abc.slice",
+                ],
+            )
+
+        return Deferred.fromCoroutine(self._life()).addCallback(check)
+
+    async def _own_manager(self) -> None:
+        self.patch(os, "geteuid", lambda: 1000)
+        await self.own().make()
+        self.assertEqual(self.lines(), ["systemctl --user start docker-tracker-abc.slice"])
+
+    def test_own_manager(self) -> Deferred[None]:
+        """Whoever is not root asks the own manager."""
+        return Deferred.fromCoroutine(self._own_manager())
+
+    async def _busy(self) -> None:
+        (self.slice / "a.scope").mkdir()
+        (self.slice / "a.scope/cgroup.procs").write_text("7\n")
+        self.patch(job_cgroup, "_DELAYS", (0.0, 0.0))
+        self.assertEqual(await self.own().remove(), [f"{self.slice}: processes are in it"])
+        self.assertFalse(any(" stop " in line for line in self.lines()))
+
+    def test_busy(self) -> Deferred[None]:
+        """A slice with processes is never stopped: that would kill them."""
+        return Deferred.fromCoroutine(self._busy())
+
+    async def _failing(self) -> None:
+        self.patch(job_cgroup, "_DELAYS", ())
+        (left,) = await self.own("fail").remove()
+        self.assertEqual(
+            left, "docker-tracker-fail.slice: systemctl show docker-tracker-fail.slice failed: no such slice"
+        )
+
+    def test_failing(self) -> Deferred[None]:
+        """What the commands say is told."""
+        return Deferred.fromCoroutine(self._failing())
+
+
+class RealCgroupTests(TestCase):
+    """Real cgroups of version 1, of one controller; others may be watched by whoever runs the tests."""
+
+    def setUp(self) -> None:
+        found = [each for each in hierarchies() if each.controllers == {"pids"}]
+        if not found or not os.access(found[0].path, os.W_OK):
+            raise SkipTest("no pids controller of version 1 that may be written")
+        self.top = found[0].path
+        self.proc = Path(self.mktemp()).absolute()
+        (self.proc / "self").mkdir(parents=True)
+        (self.proc / "self/mountinfo").write_text(f"3 2 0:3 / {self.top} rw - cgroup cgroup rw,pids\n")
+        self.job_id = f"test-{os.getpid()}"
+
+    async def _life(self) -> None:
+        the_reactor: Any = reactor
+        own = JobCgroup(the_reactor, self.job_id, False, self.proc)
+        there = (self.top / "docker-tracker").exists()
+        await own.make()
+        child = subprocess.Popen(["sleep", "1000"])
+        try:
+            await own.enter(child.pid)
+            self.assertEqual(memberships(child.pid)["pids"], f"/docker-tracker/{self.job_id}/client")
+            removing = Deferred.fromCoroutine(own.remove())
+            self.assertNoResult(removing)
+        finally:
+            child.kill()
+            child.wait()
+        self.assertEqual(await removing, [])
+        self.assertFalse((self.top / "docker-tracker" / self.job_id).exists())
+        if not there:
+            (self.top / "docker-tracker").rmdir()
+
+    def assertNoResult(self, deferred: Deferred[Any]) -> None:
+        self.assertFalse(deferred.called)
+
+    def test_life(self) -> Deferred[None]:
+        """A process is put into it; it is removed once the process has ended, and not before."""
+        return Deferred.fromCoroutine(self._life())
