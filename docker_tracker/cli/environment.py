@@ -1,0 +1,50 @@
+"""The environment in which a job's clients find its socket. Layer: the client command; imports nothing of ours."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from typing import Any, Final
+
+#: What would lead a client elsewhere, or have it expect TLS.
+_ELSEWHERE: Final = ("DOCKER_CONTEXT", "DOCKER_TLS", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
+_IN_CONTAINER: Final = ("/.dockerenv", "/run/.containerenv")
+
+
+def job_environment(job: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str | None]:
+    """Return what a job's clients need in their environment; None: the variable has to go.
+
+    Testcontainers is told which socket its helpers mount, that what it publishes is on this host, and that it need not
+    start its own reaper (Ryuk), as the job's end removes everything. What the user has set of these stays.
+
+    :param job: As the control API gives it.
+    :param environ: As it is now.
+    """
+    wanted: dict[str, str | None] = {name: None for name in _ELSEWHERE if name in environ}
+    wanted |= job["env"]
+    ours = {"TESTCONTAINERS_RYUK_DISABLED": "true"}
+    if job["socket"]:
+        ours["TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE"] = job["socket"]
+    if not any(map(os.path.exists, _IN_CONTAINER)):  # in a container it is the gateway, which it finds by itself
+        ours["TESTCONTAINERS_HOST_OVERRIDE"] = "localhost"
+    return wanted | {name: value for name, value in ours.items() if name not in environ}
+
+
+def script(variables: Mapping[str, str | None], shell: str) -> str:
+    """Return lines that a shell evaluates.
+
+    :param shell: ``fish``, ``csh``, or anything else for Bourne's.
+    """
+    lines = []
+    for name, value in sorted(variables.items()):
+        if value is None:
+            lines.append({"fish": f"set -e {name};", "csh": f"unsetenv {name};"}.get(shell, f"unset {name}"))
+        elif shell == "fish":
+            quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+            lines.append(f"set -gx {name} '{quoted}';")
+        elif shell == "csh":
+            lines.append(f"setenv {name} {shlex.quote(value)};")
+        else:
+            lines.append(f"export {name}={shlex.quote(value)}")
+    return "".join(f"{line}\n" for line in lines)
