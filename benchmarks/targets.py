@@ -189,6 +189,12 @@ def _socat(place: Place) -> Server:
     return Server(command, path, place.cores.proxy)
 
 
+def _floor(place: Place) -> Server:
+    path = place.directory / "floor.sock"
+    command = [sys.executable, str(ROOT / "benchmarks" / "floor.py"), str(path), str(place.engine)]
+    return Server(command, path, place.cores.proxy)
+
+
 def _go(place: Place) -> Server:
     path = place.directory / "go.sock"
     return Server([str(_reverse()), str(path), str(place.engine)], path, place.cores.proxy, {"GOMAXPROCS": "1"})
@@ -247,6 +253,7 @@ def all_targets() -> list[Target]:
         ),
         ("nginx", "nginx", _configured("nginx", NGINX, "nginx", "-c"), _version("nginx", "-v")),
         ("go", "Go ReverseProxy", _go, _version(go or "go", "version")),
+        ("floor", "Python's floor", _floor, sys.version.split()[0]),
         ("socat", "socat", _socat, _version("socat", "-V")),
     ):
         missing = "" if version else f"{name} is not installed"

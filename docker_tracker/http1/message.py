@@ -1,7 +1,8 @@
 """A head with what follows from it, read once for many equal heads.
 
 Clients repeat themselves: a poll sends the same head each time, and answers differ in their Date only. Reading a
-head is a pure function of its bytes, so short ones are remembered. Those that bear credentials are not.
+head is a pure function of its bytes, so short ones are remembered. Those that bear credentials are not: so they are
+read anew, and others are found without a look for credentials in them.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def _read_response(raw: bytes, method: str) -> Response:
     return Response(head, framing, closes)
 
 
-_remembered_request = lru_cache(_REMEMBERED)(_read_request)
+_requests: dict[bytes, Request] = {}
 _remembered_response = lru_cache(_REMEMBERED)(_read_response)
 
 
@@ -78,10 +79,16 @@ def read_request(raw: bytes) -> Request:
 
     :raises BadHeadError: it is not HTTP/1.1, or its framing or its media type is ambiguous.
     """
+    known = _requests.get(raw)
+    if known is not None:
+        return known
+    request = _read_request(raw)
     folded = raw.lower()
-    if len(raw) > _SHORT or b"auth" in folded or b"\nx-registry-" in folded:
-        return _read_request(raw)
-    return _remembered_request(raw)
+    if len(raw) <= _SHORT and b"auth" not in folded and b"\nx-registry-" not in folded:
+        if len(_requests) >= _REMEMBERED:
+            del _requests[next(iter(_requests))]
+        _requests[raw] = request
+    return request
 
 
 def read_response(raw: bytes, method: str) -> Response:

@@ -27,6 +27,7 @@ MAX_TRAILER = 65536
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*|;[\t\x20-\x7e\x80-\xff]*)\r\n")
 # The end of one chunk with the line of the next, where both are here and plain: most are.
 _NEXT_CHUNK = re.compile(rb"\r\n(?=[0-9A-Fa-f]*[1-9A-Fa-f])([0-9A-Fa-f]{1,15})\r\n")
+_next_chunk = _NEXT_CHUNK.match
 _TRAILER_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n")
 
 
@@ -49,7 +50,7 @@ class HeadScanner:
 
         :raises BadHeadError: 431, the head is longer than the limit.
         """
-        start = max(0, self._searched - 2)
+        start = self._searched - 2 if self._searched > 2 else 0
         found = data.find(b"\n\r\n", start)
         # A head that ends in bare LFs would never be seen to end, and the engine takes such heads: refuse it here.
         if (found == 0 or (found > 0 and data[found - 1] != 0x0D)) or (found < 0 and data.find(b"\n\n", start) >= 0):
@@ -145,22 +146,28 @@ class ChunkedBody:
         position, size = 0, len(data)
         while position < size and not self.done:
             if self._state == self._DATA:
-                step = min(self._remaining, size - position)
-                if payload is not None:
-                    payload.append(bytes(data[position : position + step]))
-                self._remaining -= step
-                position += step
-                if not self._remaining:
-                    # One look for the usual way from a chunk to the next; the last one, and odd ones, line by line.
-                    following = _NEXT_CHUNK.match(data, position)
-                    if following is None:
-                        self._state = self._DATA_END
-                    else:
-                        self._remaining = int(following[1], 16)
-                        position = following.end()
+                position = self._feed_chunks(data, position, size, payload)
             else:
                 position += self._feed_line(data, position)
         return position
+
+    def _feed_chunks(self, data: Bytes, position: int, size: int, payload: list[bytes] | None) -> int:
+        """Take the rest of a chunk, and those behind it as far as they are here; return where that ends."""
+        remaining = self._remaining
+        while (end := position + remaining) <= size:
+            if payload is not None:
+                payload.append(bytes(data[position:end]))
+            # One look for the usual way from a chunk to the next; the last one, and odd ones, line by line.
+            following = _next_chunk(data, end)
+            if following is None:
+                self._remaining, self._state = 0, self._DATA_END
+                return end
+            remaining = int(following[1], 16)
+            position = following.end()
+        if payload is not None and position < size:
+            payload.append(bytes(data[position:]))
+        self._remaining = end - size
+        return size
 
     def _feed_line(self, data: Bytes, position: int) -> int:
         """Take bytes up to the end of one line, and act on the line if it is whole."""
@@ -201,12 +208,19 @@ class ChunkedBody:
                 raise BadBodyError(f"the trailers are longer than {MAX_TRAILER} bytes")
 
 
+#: It has no state, so that one does for all.
+NO_BODY = NoBody()
+# Looked up once: an Enum's members are slow to find.
+_NONE, _LENGTH, _CHUNKED = BodyKind.NONE, BodyKind.LENGTH, BodyKind.CHUNKED
+
+
 def body_for(framing: Framing) -> NoBody | LengthBody | ChunkedBody | UntilCloseBody:
     """Return a scanner for a body with this framing; UPGRADE has none, what follows is no HTTP."""
-    if framing.kind is BodyKind.NONE:
-        return NoBody()
-    if framing.kind is BodyKind.LENGTH:
+    if framing.length:
         return LengthBody(framing.length)
-    if framing.kind is BodyKind.CHUNKED:
+    kind = framing.kind
+    if kind is _NONE:
+        return NO_BODY
+    if kind is _CHUNKED:
         return ChunkedBody()
-    return UntilCloseBody()
+    return LengthBody(0) if kind is _LENGTH else UntilCloseBody()

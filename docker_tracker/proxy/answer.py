@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
@@ -21,7 +20,7 @@ from docker_tracker.errors import (
 from docker_tracker.http1.framing import BodyKind
 from docker_tracker.http1.head import ResponseHead
 from docker_tracker.http1.message import Response, read_response
-from docker_tracker.http1.scanner import Body, HeadScanner, LengthBody, NoBody, UntilCloseBody, body_for
+from docker_tracker.http1.scanner import NO_BODY, Body, HeadScanner, LengthBody, UntilCloseBody, body_for
 from docker_tracker.proxy.ask import tell
 from docker_tracker.proxy.pipe import Pipe
 from docker_tracker.proxy.wire import Bytes
@@ -32,12 +31,18 @@ if TYPE_CHECKING:
 log = Logger()
 
 
-class _Phase(enum.IntEnum):
+class _Phase:
+    """Plain numbers, as in `docker_tracker.proxy.conversation`."""
+
     IDLE = 0  # no answer is due
     HEAD = 1  # one is due
     PASS = 2  # its body goes through
     HOLD = 3  # its body is kept until interceptors are done
     DONE = 4  # the answer is whole, its request is not
+
+
+#: Most heads are shorter; where one is, nothing is copied but it.
+_USUAL = 2048
 
 
 class LineSplitter:
@@ -90,7 +95,7 @@ class EngineSide:
         self._gone = False
         self._inbox = bytearray()
         self._scanner = HeadScanner(conversation.entrance.limits.head_bytes)
-        self._body: Body = NoBody()
+        self._body: Body = NO_BODY
         self._last = False
         self._method = ""
         self._held: list[bytes] = []
@@ -126,8 +131,7 @@ class EngineSide:
             if self._phase == _Phase.PASS:
                 self._pass(data)
             elif self._phase == _Phase.HEAD:
-                self._inbox += data
-                self._take_heads()
+                self._take_heads(data)
             elif self._phase == _Phase.HOLD and not self._body.done:
                 self._hold(bytes(data))
             else:
@@ -200,44 +204,51 @@ class EngineSide:
 
     # Heads
 
-    def _take_heads(self) -> None:
-        while self._phase == _Phase.HEAD:
-            end = self._scanner.end(self._inbox)
+    def _take_heads(self, data: Bytes) -> None:
+        """Read what begins with a head; what follows the final one goes on from where it lies."""
+        while True:
+            start: bytes | bytearray = self._inbox or bytes(data[:_USUAL])
+            if start is self._inbox:
+                self._inbox += data
+            end = self._scanner.end(start)
+            if not end and start is not self._inbox:
+                self._inbox += data
+                end = self._scanner.end(self._inbox)
             if not end:
                 return
-            response = read_response(bytes(self._inbox[:end]), self._method)
-            head = response.head
-            rest = bytes(self._inbox[end:])
-            if 100 <= head.status < 200 and head.status != 101:
-                self._conversation.to_client(head.raw)
-                self._inbox = bytearray(rest)
-                continue
-            self._inbox = bytearray()
-            self._take_final(response, rest)
+            if self._inbox:
+                start = data = bytes(self._inbox)
+                self._inbox.clear()
+            response = read_response(bytes(start[:end]), self._method)
+            if not 100 <= response.head.status < 200 or response.head.status == 101:
+                self._take_final(response, data, end)
+                return
+            self._conversation.to_client(response.head.raw)
+            data = data[end:]
 
-    def _take_final(self, response: Response, rest: bytes) -> None:
+    def _take_final(self, response: Response, data: Bytes, end: int) -> None:
         conversation = self._conversation
         head, framing = response.head, response.framing
         call, steps, exchange = conversation.call, conversation.steps, conversation.exchange
         hijacked = call.operation.hijack and framing.kind is BodyKind.UNTIL_CLOSE and 200 <= head.status < 300
         if exchange is not None:
             exchange.response = head
-        if steps is not None and exchange is not None:
-            tell(steps.response_head, "response_head", exchange, head)
-            self._watch_body(head)
+            if steps is not None:
+                tell(steps.response_head, "response_head", exchange, head)
+                self._watch_body(head)
         if hijacked or framing.kind is BodyKind.UPGRADE:
             self._phase = _Phase.DONE
-            conversation.upgrade(head.raw, rest)
+            conversation.upgrade(head.raw, bytes(data[end:]))
             return
         self._body = body_for(framing)
         self._last = response.closes  # requests that came with this one are left unanswered
         if steps is not None and steps.response_json and 200 <= head.status < 300:
             self._phase = _Phase.HOLD
             self._held, self._payload, self._held_size = [head.raw], [], 0
-            self._hold(rest)
+            self._hold(bytes(data[end:]))
             return
         self._phase = _Phase.PASS
-        self._pass(rest, head.raw)
+        self._pass(data, end)
 
     def _watch_body(self, head: ResponseHead) -> None:
         conversation = self._conversation
@@ -248,11 +259,10 @@ class EngineSide:
 
     # Bodies
 
-    def _pass(self, data: Bytes, head: bytes = b"") -> None:
-        size = self._body.feed(data, self._payload)
-        if head:
-            self._conversation.to_client(head + bytes(data[:size]))
-        elif size:
+    def _pass(self, data: Bytes, start: int = 0) -> None:
+        """Pass bytes on as they lie: of a body from ``start`` on, and of a head before it."""
+        size = start + self._body.feed(data[start:] if start else data, self._payload)
+        if size:
             self._conversation.to_client(data[:size] if size < len(data) else data)
         if self._lines is not None:
             self._tell_lines()
