@@ -141,6 +141,26 @@ def _fairness(bench: Bench, target: Target, server: Server | None) -> Figures:
     return {key: told[key] for key in _TIMES} | {"rate": moved["bytes"] / GIB / moved["seconds"]}
 
 
+def _creating(bench: Bench, target: Target, server: Server | None) -> Figures:
+    path = bench.place.engine if server is None else server.path
+    seconds = bench.seconds * 2
+    before = 0 if server is None else cpu_nanoseconds(server.pid)
+    creates = bench.load.begin(path, "requests", kind="create", connections=64, seconds=seconds + 0.4)
+    try:
+        time.sleep(0.2)
+        told = bench.load.run(path, "requests", connections=1, seconds=seconds, pause=500)
+    except BenchmarkError:
+        creates.kill()
+        raise
+    finally:
+        made = bench.load.end(creates)
+    figures = {key: told[key] for key in _TIMES} | {"rate": made["requests"] / made["seconds"]}
+    if server is None:
+        return figures
+    # The pings' share is in it, too: a few per cent.
+    return figures | {"cpu": (cpu_nanoseconds(server.pid) - before) / 1e3 / made["requests"]}
+
+
 def _calls(bench: Bench, target: Target, server: Server | None) -> Figures:
     problem = why_no_trace()
     if problem or server is None:
@@ -272,6 +292,12 @@ def all_measures(streams: tuple[int, ...]) -> list[Measure]:
         Measure("echo", "echo on a hijacked stream", {"cpu": "us/round trip", **_TIMES}, _echo),
         Measure("first-byte", "connection to first event", {"cpu": "us/stream", **_TIMES}, _first_byte),
         Measure("fairness", "ping while 4 downloads run", {**_TIMES, "rate": "GiB/s"}, _fairness),
+        Measure(
+            "create-64",
+            "ping while 64 clients create (cpu, rate: of creates)",
+            {**_TIMES, "rate": "/s", "cpu": "us/create"},
+            _creating,
+        ),
         Measure("calls", "system calls", _CALL_UNITS, _calls, each_round=False, not_for=("direct",)),
         Measure(
             *("idle", "idle hijacked streams, Pss each", {f"at-{count}": "KiB" for count in streams}, _idle),
