@@ -265,7 +265,7 @@ class FakeEngine:
             self._spawn(self._accept(listening))
             ready()
             await self._stop.wait()
-            for container in self.containers.values():
+            for container in list(self.containers.values()):  # one that ends may be removed
                 await container.process.stop()
             for task in list(self._tasks):
                 task.cancel()
@@ -452,7 +452,8 @@ class FakeEngine:
         self._tell("container", action, container.id, **every)
 
     async def _list_containers(self, request: Request) -> bool:
-        wanted = json.loads(request.option("filters", "{}")).get("label", ())
+        filters = json.loads(request.option("filters", "{}"))
+        wanted, identifiers = filters.get("label", ()), filters.get("id", ())
         found = [
             {
                 "Id": each.id,
@@ -460,9 +461,11 @@ class FakeEngine:
                 "Image": each.config["Image"],
                 "Labels": each.labels,
                 "State": each.status,
+                "Mounts": [{"Type": "volume", "Name": name} for name in each.volumes + each.anonymous],
             }
             for each in self.containers.values()
             if (each.status == "running" or request.asked("all"))
+            and (not identifiers or any(each.id.startswith(identifier) for identifier in identifiers))
             and all((key, value) in each.labels.items() for key, _, value in (text.partition("=") for text in wanted))
         ]
         return await request.connection.answer(request, 200, found)
