@@ -6,7 +6,7 @@ Shapes: ``api/types`` of moby; the answers of Podman's compatible API have the s
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote
@@ -36,6 +36,7 @@ class Seen:
     :ivar volumes: The names of the volumes that a container has mounted.
     :ivar image: The ID of a container's image.
     :ivar state: A container's, in the engine's word.
+    :ivar parent: The ID of the image that an image was built on here, if it was.
     """
 
     identifier: str
@@ -45,6 +46,7 @@ class Seen:
     volumes: tuple[str, ...] = ()
     image: str = ""
     state: str = ""
+    parent: str = ""
 
     @property
     def called(self) -> set[str]:
@@ -104,6 +106,7 @@ def _seen(kind: str, entry: Mapping[str, Any]) -> Seen:
         tuple(volumes_of(entry)) if kind == "container" else (),
         str(entry.get("ImageID") or "") if kind == "container" else "",
         str(entry.get("State") or "") if kind == "container" else "",
+        str(entry.get("ParentId") or entry.get("Parent") or "") if kind == "image" else "",
     )
 
 
@@ -172,6 +175,26 @@ def _time(value: Any) -> float:
     except (TypeError, ValueError):  # a driver that does not say, or says it in a way of its own
         return 0.0
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+
+
+def nameless_ancestors(images: Sequence[Seen], identifiers: Iterable[str]) -> list[Seen]:
+    """Return what images were built on, step by step, as far as nobody has given it a name.
+
+    :param images: All that the engine has.
+    :param identifiers: Of those whose ancestors are asked for; they are left out.
+    """
+    by_id = {image.identifier: image for image in images}
+    passed = {*identifiers}
+    found: list[Seen] = []
+    for identifier in [*passed]:
+        image = by_id.get(identifier)
+        while image is not None and image.parent in by_id and image.parent not in passed:
+            image = by_id[image.parent]
+            if image.names:
+                break
+            passed.add(image.identifier)
+            found.append(image)
+    return found
 
 
 def implicit_volumes(create: Document) -> list[str]:
