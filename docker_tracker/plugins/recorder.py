@@ -29,6 +29,7 @@ from docker_tracker.engine.inventory import (
     is_inspectable,
     list_call,
     listed,
+    nameless_ancestors,
     volumes_of,
 )
 from docker_tracker.engine.lines import created_by_line
@@ -393,11 +394,16 @@ class Recorder(Interceptor):
         told = {resource.identifier for resource in course.made}
         wanted = told | {name for _, name in course.intent.names}
         found: list[Resource] = []
-        for seen in await self._images():
+        images = await self._images()
+        for seen in images:
             tags = wanted.intersection(seen.names)
             if tags or seen.identifier in wanted:
                 found.append(course.intent.led_to("image", seen.identifier, created=seen.created))
                 found += [course.intent.led_to("image", tag, name=tag, parent=seen.identifier) for tag in sorted(tags)]
+        if ALL_IMAGES in course.intent.before:  # else nobody knows which of the steps were there before
+            steps = nameless_ancestors(images, [resource.identifier for resource in found])
+            new = [step.identifier for step in steps if ("image", step.identifier) not in course.intent.before]
+            found += [course.intent.led_to("image", identifier) for identifier in new]
         state = State.DONE if found or told else State.FAILED
         await self._ledger.record(course.number, found, state)
         await self._check([resource for resource in found if resource.identifier not in told])
