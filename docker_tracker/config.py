@@ -68,6 +68,8 @@ _IDENTIFIER = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
 _INTERCEPTOR = re.compile(r"[a-z0-9][a-z0-9-]*")
 #: As many sockets as systemd passes by default at most (MaxConnections= has nothing to do with it).
 _MOST_PASSED = 1024
+#: Names of descriptors that systemd keeps for us over a restart begin so; they are no listeners of a socket unit.
+KEPT_DESCRIPTOR = "tracker-kept-"
 
 
 def _between(low: float, high: float) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
@@ -355,19 +357,20 @@ def _ports(found: Found | None) -> Iterator[Found]:
         yield Found(f"tcp:{value}:interface=127.0.0.1", found.where)
 
 
-def _default_listeners(passed: int, run_dir: Path) -> tuple[Listener, ...]:
-    texts = [f"systemd:index={index}" for index in range(passed)] or [f"unix://{run_dir}/docker.sock"]
+def _default_listeners(passed: list[int], run_dir: Path) -> tuple[Listener, ...]:
+    texts = [f"systemd:index={index}" for index in passed] or [f"unix://{run_dir}/docker.sock"]
     return tuple(Listener.of(Found(text, "the default listener")) for text in texts)
 
 
-def _passed_sockets(environ: Mapping[str, str], pid: int) -> int:
-    """Return how many sockets systemd passes to this process (sd_listen_fds(3))."""
+def _passed_sockets(environ: Mapping[str, str], pid: int) -> list[int]:
+    """Return the indices of what systemd's socket units pass to this process (sd_listen_fds_with_names(3))."""
     if environ.get("LISTEN_PID") != str(pid):
-        return 0
+        return []
     text = environ.get("LISTEN_FDS", "")
     if not re.fullmatch("[0-9]{1,4}", text) or int(text) > _MOST_PASSED:
         raise ConfigurationError("LISTEN_FDS", f"{text!r} is not a number of sockets")
-    return int(text)
+    kept = [name.startswith(KEPT_DESCRIPTOR) for name in environ.get("LISTEN_FDNAMES", "").split(":")]
+    return [index for index in range(int(text)) if not (index < len(kept) and kept[index])]
 
 
 def _control(sources: Sources) -> Listener | Literal["none"] | None:
@@ -559,7 +562,7 @@ def _exposure(listener: Listener) -> str:
     )
 
 
-def _warnings(settings: Settings, environ: Mapping[str, str], passed: int) -> Iterator[str]:
+def _warnings(settings: Settings, environ: Mapping[str, str], passed: list[int]) -> Iterator[str]:
     for listener in settings.listeners:
         if listener.exposed:
             yield f"{listener}: whoever can reach this address can use the engine as root"
@@ -574,7 +577,7 @@ def _warnings(settings: Settings, environ: Mapping[str, str], passed: int) -> It
     if settings.cgroup_parent == "":
         yield "cgroup-parent is set to nothing: creating containers will fail"
     if passed and not any(listener.kind == "systemd" for listener in settings.listeners):
-        yield f"systemd passes {passed} sockets, and no listener names one"
+        yield f"systemd passes {len(passed)} sockets, and no listener names one"
     for name in settings.interceptor_sections:
         if name not in settings.interceptors:
             yield (

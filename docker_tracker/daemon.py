@@ -10,27 +10,21 @@ import os
 import resource
 import secrets
 import signal
-import socket
-import ssl
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IListeningPort, IReactorCore, IReactorFromThreads
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorCore, IReactorFromThreads
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from docker_tracker.addresses import is_loopback
 from docker_tracker.config import Listener, Settings
-from docker_tracker.discovery import choose, make
+from docker_tracker.descriptor_store import DescriptorStore
+from docker_tracker.doors import Binder, Bound, Door, Doors
 from docker_tracker.errors import ConfigurationError, TrackerError
 from docker_tracker.interfaces import IDaemon, IJob
 from docker_tracker.job import DEFAULT, JobRequest
@@ -38,19 +32,15 @@ from docker_tracker.job_record import Job
 from docker_tracker.notify import Notifier
 from docker_tracker.open_file import OpenFile
 from docker_tracker.permissions import check_private
-from docker_tracker.proxy.conversation import Entrance
-from docker_tracker.proxy.dial import Dialler
 from docker_tracker.proxy.hub import Hub
-from docker_tracker.proxy.listener import Acceptor
-from docker_tracker.proxy.plan import Named, Plan
-from docker_tracker.proxy.sockets import listen_tcp, listen_unix, passed_socket, remove_unix
-from docker_tracker.proxy.tls import client_context, server_context
 from docker_tracker.proxy.wire import IReactor
+from docker_tracker.sources import Found
 
 if TYPE_CHECKING:
+    from docker_tracker.jobs_service import JobsService
     from docker_tracker.tracking.client import EngineClient
+    from docker_tracker.tracking.jobs import Door as JobsDoor
     from docker_tracker.tracking.ledger import Ledger
-    from docker_tracker.tracking.watcher import Watcher
 
 log = Logger()
 
@@ -62,16 +52,6 @@ class IDaemonReactor(IReactor, IReactorCore, IReactorFromThreads):
 def plain_job() -> Job:
     """Return the job of a daemon without interceptors: nothing of it is kept."""
     return Job(id=secrets.token_hex(16), request=JobRequest(name=DEFAULT))
-
-
-@attrs.frozen
-class _Bound:
-    """A socket that listens; nobody is accepted yet."""
-
-    listener: Listener
-    sock: socket.socket
-    context: ssl.SSLContext | None
-    inode: int | None
 
 
 @implementer(IDaemon)
@@ -96,14 +76,18 @@ class Daemon(Service):
         self._log_file = None if log_file is None else OpenFile(log_file)
         self._notifier = Notifier(reactor, environment)
         self._hub = Hub(reactor)
-        self._bound: list[_Bound] = []
-        self._acceptors: list[Acceptor] = []
-        self._ports: list[IListeningPort] = []
-        self._plan = Plan(())
+        self._store = DescriptorStore(environment)
+        self._sockets_directory = settings.run_dir / "jobs"
+        binder = Binder(settings, environment, self._store, (settings.run_dir, self._sockets_directory))
+        self._doors = Doors(self._hub, settings, self, binder)
+        self._control_socket: Bound | None = None
+        self._binder = binder
         self._reopeners: list[Callable[[], None]] = []
+        self._lock: int | None = None
         self._ledger: Ledger | None = None
         self._engine: EngineClient | None = None
-        self._watcher: Watcher | None = None
+        self._door: Door | None = None
+        self._jobs: JobsService | None = None
 
     # What plug-ins may use
 
@@ -140,7 +124,7 @@ class Daemon(Service):
 
         :raises ConfigurationError: the daemon would not start.
         """
-        self._build_plan(plain_job())
+        self._doors.plan(plain_job())
         self._reopeners.clear()  # those of interceptors that nobody will use
 
     def privilegedStartService(self) -> None:
@@ -148,13 +132,23 @@ class Daemon(Service):
 
         :raises ConfigurationError: one of them cannot be had; none is left behind.
         """
-        try:
-            for listener in self.settings.listeners:
-                if listener.kind != "endpoint":  # an endpoint accepts as soon as it listens: later
-                    self._bound.append(self._bind(listener))
-        except TrackerError:
-            self._unbind()
-            raise
+        self._doors.listen()
+        settings = self.settings
+        if settings.control != "none" and self._keeps:
+            table = {"address": f"unix://{settings.control}", "mode": f"{settings.control_mode:04o}"}
+            owner = {"user": settings.control_user, "group": settings.control_group}
+            table |= {key: value for key, value in owner.items() if value is not None}
+            listener = Listener.of(Found(table, "control", typed=True))
+            try:
+                self._control_socket = self._binder.bind(listener, "control")
+            except ConfigurationError:
+                self._doors.unlisten()
+                raise
+
+    @property
+    def _keeps(self) -> bool:
+        """Whether there is a record, so that there can be jobs."""
+        return "recorder" in self.settings.interceptors
 
     def startService(self) -> None:
         """Open the ledger, build the plan, accept clients, and say that we are ready.
@@ -165,129 +159,52 @@ class Daemon(Service):
         if self._log_file is not None:
             self._log_file.find()
         try:
-            if not self._bound:  # a start without a privileged start, as tests do it
+            if not self._doors.listening:  # a start without a privileged start, as tests do it
                 self.privilegedStartService()
             job: IJob = plain_job()
             if self.settings.interceptors:
-                from docker_tracker.tracking.instance import read_or_make
+                job = self._open_state()
+            if self._keeps:
+                from docker_tracker.jobs_service import JobsService  # not imported by a daemon that keeps nothing
 
-                # Who can write there could rewrite the record, or put another file in its place.
-                check_private(self.settings.state_dir.absolute(), os.geteuid())
-                self.instance = read_or_make(self.settings.state_dir, self.settings.instance or "")
-                job = self.ledger.open(self.instance)
-            self._plan = self._build_plan(job)
-            self._accept(job, self._dialler())
+                self._jobs = JobsService(self._reactor, self.settings, self._doors, self._sockets_directory)
+                self._jobs.start(self.ledger, self.engine, self.instance, self._control_socket)
+            else:
+                self._door = self._doors.open(job)
         except TrackerError:
-            self._unbind()
-            if self._ledger is not None:
-                self._ledger.close()
+            self._close_at_once()
             raise
-        if "recorder" in self.settings.interceptors:
-            from docker_tracker.tracking.watcher import Watcher
-
-            self._watcher = Watcher(
-                self.engine,
-                self.ledger,
-                self._reactor,
-                time.time,
-                labelled="labels" in self.settings.interceptors,
-            )
-            self._watcher.startService()
+        self._store.rest()
         self._reactor.callWhenRunning(self._take_signals)
         Factory.noisy = False  # each connection to the engine would be two lines in the log
         super().startService()  # type: ignore[no-untyped-call]
         self._notifier.startService()
 
-    def _accept(self, job: IJob, dialler: Dialler) -> None:
-        entrance = Entrance("", job.id, job.name, self._plan, dialler, self.settings.limits, self.settings.debug)
-        for listener in self.settings.listeners:
-            if listener.kind == "endpoint":
-                self._listen_elsewhere(listener, attrs.evolve(entrance, listener=str(listener)))
-        for bound in self._bound:
-            entrance = attrs.evolve(entrance, listener=str(bound.listener))
-            self._acceptors.append(Acceptor(self._hub, bound.sock, entrance, bound.context))
-            log.info("Listening on {address}", address=_where(bound))
+    def _open_state(self) -> IJob:
+        from docker_tracker.instance import read_or_make
+        from docker_tracker.state_lock import hold
 
-    def _build_plan(self, job: IJob) -> Plan:
-        return Plan(Named(chosen.plugin.name, make(chosen, job, self)) for chosen in choose(self.settings))
+        # Who can write there could rewrite the record, or put another file in its place.
+        check_private(self.settings.state_dir.absolute(), os.geteuid())
+        self.instance = read_or_make(self.settings.state_dir, self.settings.instance or "")
+        self._lock = hold(self.settings.state_dir)
+        return self.ledger.open(self.instance)
 
-    def _dialler(self) -> Dialler:
-        engine, context = self.settings.engine, None
-        if engine.kind == "tls":
-            try:
-                context = client_context(engine.ca, engine.certificate, engine.key, engine.verify)
-            except OSError as error:
-                raise ConfigurationError(f"engine {engine}", f"its TLS files cannot be used: {error}") from error
-        return Dialler(self._hub, engine, self.settings.limits.connect_seconds, context)
+    def _close_at_once(self) -> None:
+        """Undo a start that failed."""
+        if self._door is not None:
+            self._door.close()
+        self._doors.unlisten()
+        if self._control_socket is not None:
+            self._binder.unbind(self._control_socket, forget=True)
+        if self._ledger is not None:
+            self._ledger.close()
+        self._unlock()
 
-    def _bind(self, listener: Listener) -> _Bound:
-        where = f"listen {listener}"
-        context = inode = None
-        if listener.kind == "tls":
-            assert listener.certificate is not None
-            assert listener.key is not None
-            try:
-                context = server_context(listener.certificate, listener.key, listener.client_ca)
-            except OSError as error:
-                raise ConfigurationError(where, f"its TLS files cannot be used: {error}") from error
-        if listener.kind == "unix":
-            path = Path(listener.path)
-            self._make_run_directory(path.parent, where)
-            sock = listen_unix(path, listener.mode, listener.user, listener.group, where)
-            inode = os.stat(path).st_ino
-        elif listener.kind == "systemd":
-            sock = passed_socket(listener.address.index, listener.address.name, self._environment, where)
-            self._check_passed(sock, where)
-        else:
-            sock = listen_tcp(listener.host, listener.port, where)
-        return _Bound(listener, sock, context, inode)
-
-    def _check_passed(self, sock: socket.socket, where: str) -> None:
-        """Hold a socket that systemd bound to the rule for those that we bind: it may be anywhere."""
-        if sock.family == socket.AF_UNIX:
-            return
-        host, port = sock.getsockname()[:2]
-        if not is_loopback(host) and not self.settings.insecure_tcp:
-            sock.close()
-            raise ConfigurationError(
-                where,
-                f"systemd passed a plain TCP socket on {host}:{port}; all who reach it would be root: --insecure-tcp",
-            )
-        log.warn("{where} is TCP: every user of this machine can use the engine as root", where=where)
-
-    def _listen_elsewhere(self, listener: Listener, entrance: Entrance) -> None:
-        """Listen on an endpoint that is none of ours.
-
-        :raises ConfigurationError: it cannot be understood, or not be had.
-        """
-        from docker_tracker.proxy.foreign import ForeignFactory
-
-        where = f"listen {listener}"
-        try:
-            endpoint = serverFromString(self._reactor, str(listener))  # type: ignore[no-untyped-call]
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise ConfigurationError(where, f"Twisted does not understand it: {error}") from error
-        failures: list[Failure] = []
-        listening = endpoint.listen(ForeignFactory(self._hub, entrance))
-        listening.addCallbacks(self._ports.append, failures.append)
-        if failures:
-            raise ConfigurationError(where, f"cannot listen: {failures[0].getErrorMessage()}")
-        log.info("Listening on {address}", address=listener)
-
-    def _make_run_directory(self, directory: Path, where: str) -> None:
-        """Make the run directory if it is ours to make; any other one has to be there."""
-        if directory == self.settings.run_dir:
-            try:
-                directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-            except OSError as error:
-                raise ConfigurationError(where, f"cannot make {directory}: {error.strerror}") from error
-
-    def _unbind(self) -> None:
-        bound, self._bound = self._bound, []
-        for each in bound:
-            each.sock.close()
-            if each.inode is not None:
-                remove_unix(Path(each.listener.path), each.inode)
+    def _unlock(self) -> None:
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
 
     # Signals
 
@@ -320,31 +237,22 @@ class Daemon(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        for acceptor in self._acceptors:
-            acceptor.close()
-        self._unbind()
-        for port in self._ports:
-            await maybeDeferred(port.stopListening)
+        doors: Sequence[JobsDoor] = [] if self._door is None else [self._door]
+        if self._jobs is not None:
+            doors = await self._jobs.stop()
+        if self._control_socket is not None:
+            self._binder.unbind(self._control_socket, forget=False)
+        for door in doors:
+            door.close(forget=False)
+        self._doors.unlisten()
         await self._hub.stop(self.settings.limits.drain_seconds)
-        for named in self._plan.interceptors:
-            try:
-                await named.interceptor.stop()
-            except Exception:  # others' code; the rest must be closed all the same
-                log.failure("interceptor {name} could not be stopped", name=named.name)
-        if self._watcher is not None:
-            await self._watcher.stopService()
+        for door in doors:
+            await door.stop()
         if self._engine is not None:
             await self._engine.close()
         if self._ledger is not None:
             await self._ledger.close()
-
-
-def _where(bound: _Bound) -> str:
-    address: Any = bound.sock.getsockname()
-    if bound.sock.family == socket.AF_UNIX:
-        return f"unix://{address}"
-    host = f"[{address[0]}]" if bound.sock.family == socket.AF_INET6 else address[0]
-    return f"tcp://{host}:{address[1]}"
+        self._unlock()
 
 
 def raise_descriptor_limit() -> None:

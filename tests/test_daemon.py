@@ -13,11 +13,11 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
-from docker_tracker import daemon as daemon_module
+from docker_tracker import doors as doors_module
 from docker_tracker import tap
 from docker_tracker.config import Settings, load
 from docker_tracker.daemon import Daemon, raise_descriptor_limit
-from docker_tracker.errors import ConfigurationError, LedgerError
+from docker_tracker.errors import ConfigurationError
 from docker_tracker.interceptor import Interceptor
 from docker_tracker.interfaces import IDaemon
 from docker_tracker.proxy.plan import Named, Plan
@@ -42,6 +42,12 @@ class Reactor(HandReactor):
 
     def stop(self) -> None:
         self.stopped = True
+
+
+def job_of(daemon: Daemon) -> str:
+    """Return the ID of the job that clients of the configuration's listeners belong to."""
+    assert daemon._door is not None
+    return daemon._door._job.id
 
 
 class DaemonTestCase(SynchronousTestCase):
@@ -170,7 +176,7 @@ class StartTests(DaemonTestCase):
             sock = socket.socket(socket.AF_INET if host else socket.AF_UNIX)
             sock.bind((host, 0) if host else str(self.directory / "passed"))
             sock.listen()
-            self.patch(daemon_module, "passed_socket", lambda *_, sock=sock: sock)
+            self.patch(doors_module, "passed_socket", lambda *_, sock=sock: sock)
             daemon = self.daemon(listen=["systemd:index=0"], **{"insecure-tcp": insecure or None})
             if host == "0.0.0.0" and not insecure:
                 self.assertIn("--insecure-tcp", str(self.assertRaises(ConfigurationError, daemon.startService)))
@@ -186,7 +192,7 @@ class StartTests(DaemonTestCase):
             daemon = self.daemon(interceptors="labels")
             self.patch(self.reactor, "callFromThread", None)  # without a thread
             daemon.startService()
-            ids.append((daemon.instance, [c._entrance.job_id for c in daemon._acceptors]))
+            ids.append((daemon.instance, job_of(daemon)))
             self.stop(daemon)
         self.assertEqual(ids[0], ids[1])
         self.assertTrue(ids[0][0])
@@ -215,7 +221,8 @@ class StartTests(DaemonTestCase):
         first = self.daemon(interceptors="labels")
         first.startService()
         second = self.daemon(interceptors="labels", listen=[f"unix://{self.directory}/second.sock"])
-        self.assertRaises(LedgerError, second.startService)
+        error = self.assertRaises(ConfigurationError, second.startService)
+        self.assertIn("another docker-tracker uses this state directory", str(error))
         self.assertFalse((self.directory / "second.sock").exists())
         self.stop(first)
 
@@ -278,7 +285,8 @@ class StopTests(DaemonTestCase):
 
         daemon = self.daemon()
         daemon.startService()
-        daemon._plan = Plan([Named("one", Failing()), Named("two", Stopping())])
+        assert daemon._door is not None
+        daemon._door.plan = Plan([Named("one", Failing()), Named("two", Stopping())])
         self.stop(daemon)
         self.assertEqual(stopped, ["yes"])
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import select
 import socket
 import ssl
 import struct
@@ -31,10 +32,10 @@ _UCRED = struct.Struct("3i")
 
 def peer_of(sock: socket.socket, address: Any) -> Peer:
     """Return who is at the other end of an accepted socket (``SO_PEERCRED`` of unix(7) for unix sockets)."""
-    if sock.family == socket.AF_UNIX:
+    if not isinstance(address, tuple):
         pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         return Peer(pid=pid or None, uid=uid, gid=gid, socket=sock)
-    host = f"[{address[0]}]" if sock.family == socket.AF_INET6 else address[0]
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
     return Peer(address=f"{host}:{address[1]}")
 
 
@@ -50,9 +51,13 @@ class Acceptor:
         self, hub: Hub, sock: socket.socket, entrance: Entrance, context: ssl.SSLContext | None = None
     ) -> None:
         self._hub, self._socket, self._entrance, self._context = hub, sock, entrance, context
+        self._waiting = select.poll()
+        self._waiting.register(sock, select.POLLIN)
         self._resting: IDelayedCall | None = None
         self._tired = False
         self._open = True
+        #: How many clients have come in.
+        self.accepted = 0
         self._hub.reactor.addReader(self)
 
     def fileno(self) -> int:
@@ -89,16 +94,20 @@ class Acceptor:
             except Exception:  # one client that cannot be served must not close the door to all
                 log.failure("{listener}: a client could not be served", listener=self._entrance.listener)
                 sock.close()
+            if not self._waiting.poll(0):
+                return  # an accept in vain takes ten times as long as this look
 
     def _accepted(self, sock: socket.socket, address: Any) -> None:
+        self.accepted += 1
         sock.setblocking(False)
         peer = peer_of(sock, address)
-        if sock.family != socket.AF_UNIX:
+        unix = not isinstance(address, tuple)
+        if not unix:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         wire: Wire
         if self._context is None:
-            wire = SocketWire(self._hub, sock)
+            wire = SocketWire(self._hub, sock, unix)
         else:
 
             def secured(certificate: dict[str, Any] | None) -> None:

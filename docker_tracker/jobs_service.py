@@ -1,0 +1,144 @@
+"""Puts together what jobs need: the jobs themselves, the reaper, the watcher, the reconciler, the control socket.
+
+Layer: below the daemon, which starts and stops it; imported only by a daemon that records.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import attrs
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from docker_tracker.control.door import ControlService
+from docker_tracker.control.peer import Who
+from docker_tracker.counts import Counts
+from docker_tracker.doors import Bound, Doors
+from docker_tracker.errors import EngineError, TrackerError
+from docker_tracker.interfaces import IJob
+from docker_tracker.job import DEFAULT
+from docker_tracker.job_record import Job
+from docker_tracker.tracking.jobs import Door, Jobs
+from docker_tracker.tracking.reaper import Reaper
+from docker_tracker.tracking.reconciler import Reconciler
+from docker_tracker.tracking.watcher import Watcher
+
+if TYPE_CHECKING:
+    from docker_tracker.config import Settings
+    from docker_tracker.tracking.client import EngineClient
+    from docker_tracker.tracking.ledger import Ledger
+
+log = Logger()
+
+_FIRST_JOB_SECONDS = 60.0  # that a tracker which is to stop when it is idle waits for its first job
+
+
+class JobsService:
+    """Everything that jobs need, from `start` to `stop`.
+
+    :param reactor: What everything runs on.
+    :param doors: Makes the jobs' sockets.
+    :param directory: Of those that are unix sockets.
+    """
+
+    def __init__(self, reactor: Any, settings: Settings, doors: Doors, directory: Path) -> None:
+        self._reactor, self._settings, self._doors, self._directory = reactor, settings, doors, directory
+        self.counts = Counts()
+        self._services: list[Any] = []
+        self._control: ControlService | None = None
+        self._first_job: IDelayedCall | None = None
+        self.jobs: Jobs | None = None
+
+    def start(self, ledger: Ledger, engine: EngineClient, instance: str, control: Bound | None) -> None:
+        """Take up the jobs that the ledger has, and let clients in.
+
+        :param ledger: Open.
+        :param control: The control socket, or None.
+        :raises ConfigurationError: the clients of the configuration's listeners cannot be let in.
+        """
+        settings = self._settings
+        labelled = "labels" in settings.interceptors
+        watcher = Watcher(engine, ledger, self._reactor, time.time, labelled=labelled)
+        reaper = Reaper(engine, ledger, self._reactor, settings.reap)
+        jobs = Jobs(self._reactor, ledger, engine, self._doors, reaper, self._directory, settings.reap.drain_seconds)
+        reconciler = Reconciler(engine, ledger, reaper, self._reactor, settings.reconcile, instance, jobs.open_jobs)
+        jobs.reconciler = reconciler
+        self.jobs = jobs
+        if settings.until_idle:
+            jobs.on_idle = self._stop_reactor
+            self._first_job = self._reactor.callLater(_FIRST_JOB_SECONDS, self._stop_if_idle)
+        try:
+            jobs.restore(self._at_home(job) for job in ledger.found)
+        except TrackerError:
+            for _, door in jobs.open_doors():
+                door.close(forget=False)
+            raise
+        self._services = [watcher, reconciler]
+        for service in self._services:
+            service.startService()
+        if control is not None:
+            status = os.stat(control.listener.path)
+            groups = frozenset({status.st_gid} if status.st_mode & 0o020 else ())
+            self._control = ControlService(
+                self._reactor, control.sock.dup(), jobs, ledger, engine, self.counts, Who(groups=groups), instance
+            )
+        Deferred.fromCoroutine(_tell_of_lost_sockets(jobs, engine)).addErrback(_complain)
+
+    def _at_home(self, job: IJob) -> IJob:
+        """Return a job with its unix socket; the job "default" has what the configuration says."""
+        paths = [listener.path for listener in self._settings.listeners if listener.kind == "unix"]
+        return job if job.name != DEFAULT else attrs.evolve(cast(Job, job), socket=next(iter(paths), ""))
+
+    def _stop_if_idle(self) -> None:
+        assert self.jobs is not None
+        if all(job.name == DEFAULT for job in self.jobs.jobs()):
+            self._stop_reactor()
+
+    def _stop_reactor(self) -> None:
+        log.info("no job is left: stopping")
+        self._reactor.callLater(0, self._reactor.stop)
+
+    async def stop(self) -> list[Door]:
+        """Serve and watch no more; return the doors that are open, for clients have yet to go."""
+        if self._first_job is not None and self._first_job.active():
+            self._first_job.cancel()
+        if self._control is not None:
+            await self._control.close()
+        for service in reversed(self._services):
+            await maybeDeferred(service.stopService)
+        if self.jobs is None:
+            return []
+        doors = [door for _, door in self.jobs.open_doors()]
+        await self.jobs.stop()
+        return doors
+
+
+async def _tell_of_lost_sockets(jobs: Jobs, engine: EngineClient) -> None:
+    """Say which containers have a socket mounted that nobody listens on since the restart."""
+    anew = {path: job for job, door in jobs.open_doors() for path in door.anew}
+    if not anew:
+        return
+    try:
+        containers = await engine.get("/containers/json")
+    except EngineError as error:
+        log.warn("whether containers have lost the sockets of their jobs is not known: {error}", error=str(error))
+        return
+    for container in containers or ():
+        for mount in container.get("Mounts") or ():
+            job = anew.get(mount.get("Source"))
+            if job is not None:
+                log.error(
+                    "container {container} has lost the socket of job {job}: it was bound anew after a restart",
+                    container=container["Id"][:12],
+                    job=job.name,
+                )
+
+
+def _complain(failure: Failure) -> None:
+    log.failure("containers could not be looked at", failure)
