@@ -51,9 +51,12 @@ class Calls:
     def from_thread(self, call: Callable[..., object], *arguments: Any) -> None:
         self._queue.put(lambda: call(*arguments))
 
+    def run_one(self) -> None:
+        self._queue.get(timeout=30)()
+
     def run_until(self, deferred: Deferred[Any]) -> None:
         while not deferred.called:
-            self._queue.get(timeout=30)()
+            self.run_one()
 
 
 class DatabaseCase(SynchronousTestCase):
@@ -270,6 +273,26 @@ class ThreadTests(DatabaseCase):
         self.assertIn("too slow", self.failureResultOf(answers[3], LedgerError).value.problem)
         free.set()
         self.calls.run_until(answers[2])
+
+    def test_answers_a_few_at_a_time(self) -> None:
+        """However many share a transaction, the reactor gets to others between their answers, and keeps the order."""
+        database = self.started()
+        free = self.held(database)
+        order: list[int] = []
+        turns: list[int] = []
+        answers = [database.run(insert(number)) for number in range(64)]
+        for number, answer in enumerate(answers):
+            answer.addCallback(lambda _, number: order.append(number), number)
+        # What is answered asks for more: that is answered behind the rest.
+        later: list[Deferred[None]] = []
+        answers[0].addCallback(lambda _: later.append(database.run(insert(64)).addCallback(lambda _: order.append(64))))
+        free.set()
+        while len(order) < 65:
+            before = len(order)
+            self.calls.run_one()
+            turns.append(len(order) - before)
+        self.assertEqual(order, [*range(65)])
+        self.assertLessEqual(max(turns), 8)
 
     def test_close_flushes(self) -> None:
         """What was asked for before close() is on the disk after it, and no thread is left."""

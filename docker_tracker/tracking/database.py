@@ -12,6 +12,7 @@ import queue
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,7 @@ T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 # What `IReactorFromThreads.callFromThread` is.
 CallFromThread = Callable[..., object]
+_Answer = tuple[Deferred[Any], Any]  # who asked, and the result or a Failure
 # The statements of each schema version, in order; the first makes version 1 out of an empty file.
 Migrations = Sequence[Sequence[str]]
 
@@ -36,6 +38,9 @@ _BUSY_SECONDS = 5.0
 #: When so many calls shared a transaction, the next one waits so long for company. A single client never waits.
 _CROWD = 4
 _GATHER_SECONDS = 0.002
+
+#: Each answer lets an exchange go on, which takes a while; so many do before the reactor looks round.
+_AT_A_TIME = 4
 
 
 @attrs.frozen(eq=False)
@@ -64,6 +69,8 @@ class Database:
         self._connection: sqlite3.Connection | None = None
         self._lock: int | None = None
         self._thread: threading.Thread | None = None
+        self._answers: deque[_Answer] = deque()
+        self._answering = False
         self._taking = False
         self._closed: Deferred[None] = Deferred()
 
@@ -171,8 +178,28 @@ class Database:
                 batch.append(self._queue.get())
             requests = [request for request in batch if request is not None]
             if requests:
-                call_from_thread(self._answer, self._do(connection, requests))
-        call_from_thread(self._ended)
+                call_from_thread(self._answer_soon, self._do(connection, requests), call_from_thread)
+        call_from_thread(self._end, call_from_thread)
+
+    def _answer_soon(self, answers: list[_Answer], call_from_thread: CallFromThread) -> None:
+        """Answer what a transaction brought, a few at a time: others have to be served in between."""
+        self._answers.extend(answers)
+        if not self._answering:
+            self._answer_some(call_from_thread)
+
+    def _answer_some(self, call_from_thread: CallFromThread) -> None:
+        some = [self._answers.popleft() for _ in range(min(_AT_A_TIME, len(self._answers)))]
+        self._answering = bool(self._answers)
+        if self._answering:
+            call_from_thread(self._answer_some, call_from_thread)
+        self._answer(some)
+
+    def _end(self, call_from_thread: CallFromThread) -> None:
+        """End when all is answered."""
+        if self._answering:
+            call_from_thread(self._end, call_from_thread)
+        else:
+            self._ended()
 
     def _ended(self) -> None:
         thread, self._thread = self._thread, None
@@ -181,7 +208,7 @@ class Database:
         self._release()
         self._closed.callback(None)
 
-    def _do(self, connection: sqlite3.Connection, requests: list[_Request]) -> list[tuple[Deferred[Any], Any]]:
+    def _do(self, connection: sqlite3.Connection, requests: list[_Request]) -> list[_Answer]:
         """Run requests in one transaction, or each in its own if that fails; return what to answer."""
         try:
             results = self._commit(connection, (request.work for request in requests))
@@ -203,7 +230,7 @@ class Database:
         return results
 
     @staticmethod
-    def _answer(answers: list[tuple[Deferred[Any], Any]]) -> None:
+    def _answer(answers: Iterable[_Answer]) -> None:
         for deferred, result in answers:
             if isinstance(result, Failure):
                 deferred.errback(result)
