@@ -49,7 +49,7 @@ class SocketCase(SynchronousTestCase):
         self.client.setblocking(False)
         dialler = Dialler(self.hub, EngineAddress("unix", path=str(path)), 1.0)
         entrance = Entrance("here", "1d", "default", Plan(interceptors), dialler, Limits())
-        Conversation(self.hub, SocketWire(self.hub, ours), entrance, Peer())
+        Conversation(self.hub, SocketWire(self.hub, ours, unix=True), entrance, Peer())
 
     def asked(self, request: bytes) -> socket.socket:
         """Send a request; return the engine's end of its connection."""

@@ -71,7 +71,7 @@ class WireTestCase(SynchronousTestCase):
         near.setblocking(False)
         far.setblocking(False)
         self.addCleanup(far.close)
-        wire = SocketWire(self.hub, near)
+        wire = SocketWire(self.hub, near, near.family == socket.AF_UNIX)
         self.addCleanup(wire.abort)
         notes = Notes()
         wire.receiver = notes

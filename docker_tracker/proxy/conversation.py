@@ -218,9 +218,9 @@ class Conversation:
             self._refuse(error)
         finally:
             self._advancing = False
-        if self._inbox and self._phase in (_Phase.DECIDING, _Phase.WAIT):
-            if len(self._inbox) > self.entrance.limits.early_bytes:
-                self._client.pause()
+        waits = self._phase == _Phase.WAIT or self._phase == _Phase.DECIDING
+        if waits and self._inbox and len(self._inbox) > self.entrance.limits.early_bytes:
+            self._client.pause()
 
     def _take_head(self) -> bool:
         """Take a request's head off the inbox, and send it on its way. False: it is not whole."""

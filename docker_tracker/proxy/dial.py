@@ -97,7 +97,7 @@ class Dialler:
 
     def _wire(self, sock: socket.socket, connecting: bool) -> SocketWire:
         if self.context is None:
-            return SocketWire(self.board, sock, connecting)
+            return SocketWire(self.board, sock, self.address.kind == "unix", connecting)
         return TLSWire(self.board, sock, self.context, self.address.host, connecting=connecting)
 
 

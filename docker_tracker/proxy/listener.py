@@ -8,6 +8,7 @@ import select
 import socket
 import ssl
 import struct
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
@@ -45,12 +46,19 @@ class Acceptor:
 
     :param sock: Listening and non-blocking; owned by us from now on.
     :param context: For TLS; None: plain.
+    :param choose: Says by whom a client is let in, if it is not by ``entrance``; None: it always is.
     """
 
     def __init__(
-        self, hub: Hub, sock: socket.socket, entrance: Entrance, context: ssl.SSLContext | None = None
+        self,
+        hub: Hub,
+        sock: socket.socket,
+        entrance: Entrance,
+        context: ssl.SSLContext | None = None,
+        choose: Callable[[Peer], Entrance] | None = None,
     ) -> None:
         self._hub, self._socket, self._entrance, self._context = hub, sock, entrance, context
+        self._choose = choose
         self._waiting = select.poll()
         self._waiting.register(sock, select.POLLIN)
         self._resting: IDelayedCall | None = None
@@ -114,7 +122,8 @@ class Acceptor:
                 peer.certificate = _common_name(certificate)
 
             wire = TLSWire(self._hub, sock, self._context, on_secured=secured)
-        Conversation(self._hub, wire, self._entrance, peer)
+        entrance = self._entrance if self._choose is None else self._choose(peer)
+        Conversation(self._hub, wire, entrance, peer)
 
     def _rest(self, error: OSError) -> None:
         """Accept nobody for a while: those who wait stay in the backlog."""

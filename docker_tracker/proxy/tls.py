@@ -87,7 +87,7 @@ class TLSWire(SocketWire):
         self._secured = False
         self._early: list[bytes] = []
         self._decrypted: deque[bytes] = deque()
-        super().__init__(board, sock, connecting)
+        super().__init__(board, sock, sock.family == socket.AF_UNIX, connecting)
         self.splices = False  # what crosses the socket is not what we pass on
         if not connecting:
             self._handshake()

@@ -151,6 +151,7 @@ class SocketWire:
 
     :param board: What it shares with all others.
     :param sock: Non-blocking; owned by the wire from now on.
+    :param unix: Whether it is a unix socket (whoever made it knows; to ask it takes longer than to read from it).
     :param connecting: Not connected yet: what is written is queued until `connected`.
     """
 
@@ -179,13 +180,13 @@ class SocketWire:
         "tells_hangups",
     )
 
-    def __init__(self, board: Board, sock: socket.socket, connecting: bool = False) -> None:
+    def __init__(self, board: Board, sock: socket.socket, unix: bool, connecting: bool = False) -> None:
         self._board = board
         self.receiver: Receiver = NOBODY
         self.queued = 0
         self.input_ended = False
         #: A unix peer that closes both ways can be told from one that half-closes; a TCP peer sends one FIN for both.
-        self.tells_hangups = sock.family == socket.AF_UNIX
+        self.tells_hangups = unix
         self._socket: socket.socket | None = sock
         self.splices = board.pipes.usable
         self._diverted = 0
