@@ -201,7 +201,7 @@ class ILedger(Interface):
         """
 
     def restore_job(job_id: str, name: str, created: float, reason: str) -> Deferred[IJob]:
-        """Return a job that labels tell of; one that is unknown is written down as failed.
+        """Return a job that labels tell of; one that is unknown is written down as failed; as gone, if it is a "default".
 
         :param created: Of the oldest thing that bears its label, in seconds since the epoch.
         :param reason: What is said of one that was unknown.

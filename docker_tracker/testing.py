@@ -32,7 +32,7 @@ from docker_tracker.http1.head import RequestHead, ResponseHead
 from docker_tracker.http1.scanner import body_for
 from docker_tracker.interceptor import Interceptor
 from docker_tracker.interfaces import IDaemon, IEngine, IInterceptorPlugin, IJob, ILedger
-from docker_tracker.job import JobRequest, JobState, ReapReport
+from docker_tracker.job import DEFAULT, JobRequest, JobState, ReapReport
 from docker_tracker.job_record import Job
 from docker_tracker.proxy.conversation import Conversation, Entrance
 from docker_tracker.proxy.dial import Dialler
@@ -192,8 +192,9 @@ class FakeLedger:
         def work() -> IJob:
             if not any(job.id == job_id for job in self.known_jobs):
                 request = JobRequest(name=name)
-                job = Job(id=job_id, request=request, created=created, reason=reason)
-                self.known_jobs.append(attrs.evolve(job, state=JobState.FAILED, ended=0.0))
+                state = JobState.GONE if name == DEFAULT else JobState.FAILED
+                job = Job(id=job_id, request=request, state=state, created=created, ended=0.0, reason=reason)
+                self.known_jobs.append(job)
             return next(job for job in self.known_jobs if job.id == job_id)
 
         return self._answer(work)

@@ -18,6 +18,8 @@ from docker_tracker.engine.document import Document
 from docker_tracker.engine.reference import familiar
 
 JOB_ID_LABEL: Final = "docker-tracker.job-id"
+JOB_LABEL: Final = "docker-tracker.job"
+INSTANCE_LABEL: Final = "docker-tracker.instance"
 IMAGE_JOB_ID_LABEL: Final = "docker-tracker.image-job-id"
 
 # Without these, stopped containers and images that others are built on are left out.

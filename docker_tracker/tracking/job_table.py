@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from docker_tracker.errors import LedgerError, RefusedError
 from docker_tracker.interfaces import IJob
-from docker_tracker.job import JobRequest, JobState, ReapReport
+from docker_tracker.job import DEFAULT, JobRequest, JobState, ReapReport
 from docker_tracker.job_record import Job
 
 #: The ledger's second step: what a job is beyond its name, and what happened.
@@ -90,13 +90,16 @@ def _insert(database: sqlite3.Connection, job: Job) -> None:
 
 
 def restore(database: sqlite3.Connection, job_id: str, name: str, created: float, reason: str, now: float) -> Job:
-    """Return a job that only labels tell of: as the ledger has it, or as one whose end was not reached."""
+    """Return a job that only labels tell of: as the ledger has it, or as one whose end was not reached.
+
+    An earlier job "default" had no end that could be reached: its things are listed, and stay.
+    """
     known = get(database, job_id)
     if known is None:
         known = Job(
             id=job_id,
             request=JobRequest(name=name),
-            state=JobState.FAILED,
+            state=JobState.GONE if name == DEFAULT else JobState.FAILED,
             created=min(created or now, now),
             ended=now,
             reason=reason,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 from docker_tracker.engine.catalogue import RESOURCE_KINDS
 from docker_tracker.engine.inventory import JOB_ID_LABEL, Seen, inspect_path, inspected, list_call, listed
 from docker_tracker.errors import EngineAnswerError, EngineProtocolError
-from docker_tracker.interfaces import IEngine
+from docker_tracker.interfaces import IEngine, ILedger
+from docker_tracker.records import Resource
 
 SWARM: Final = frozenset({"service", "secret", "config"})
 #: What bears a job's label. An image's labels are for people: whatever is built on it inherits them.
@@ -54,6 +56,25 @@ class Lists:
             swarm = (await self._engine.get("/info") or {}).get("Swarm") or {}
             return [] if swarm.get("LocalNodeState") == "inactive" else None
         return None if answer is None else listed(kind, answer)
+
+
+async def mark_gone(ledger: ILedger, lists: Lists, known: Iterable[Resource], kinds: Collection[str]) -> None:
+    """Write down what the ledger had and the engine has no more.
+
+    :param known: What the ledger had before the engine was asked for anything.
+    :param kinds: That are looked at.
+    :raises EngineError: the engine can't say.
+    :raises LedgerError: it can't be written down.
+    """
+    recorded: dict[str, list[Resource]] = {}
+    for resource in known:
+        if resource.kind in kinds:
+            recorded.setdefault(resource.kind, []).append(resource)
+    for kind, resources in recorded.items():
+        seen = await lists.get(kind)
+        if seen is not None:
+            called = {name for one in seen for name in one.called}
+            await ledger.gone([resource for resource in resources if resource.identifier not in called])
 
 
 async def is_inherited(engine: IEngine, image: str, job_id: str) -> bool:

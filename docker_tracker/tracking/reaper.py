@@ -89,6 +89,20 @@ class Reaper:
             if holders > 1:
                 self._locks[job.id] = (lock, holders - 1)
 
+    async def remove_alone(self, thing: Thing) -> ReapItem:
+        """Remove one thing that is nobody's, and say what became of it.
+
+        :param thing: As it was just inspected.
+        """
+        remover = Remover(
+            self.engine, self.clock, DeferredSemaphore(1), self.settings.stop_seconds, self.settings.seconds
+        )
+        result = await remover.remove(thing, Surroundings(recorded={}, kept=()))
+        outcome = "removed" if result.fate is Fate.GONE else "left"
+        return ReapItem(
+            kind=thing.kind, identifier=thing.identifier, name=thing.name, outcome=outcome, reason=result.reason
+        )
+
     async def _reap(self, course: _Course) -> ReapReport:
         began, start = self.now(), self.clock.seconds()
         seconds = self.settings.seconds
@@ -223,7 +237,7 @@ class _Course:
             for seen in await lists.get(kind) or ():
                 if seen.labels.get(JOB_ID_LABEL) == self.job.id:
                     wanted.setdefault((kind, seen.identifier), None)
-        found = await _together(self._look_at(*reference, resource, lists) for reference, resource in wanted.items())
+        found = await together(self._look_at(*reference, resource, lists) for reference, resource in wanted.items())
         self._passes += 1
         things = [thing for thing in found if thing is not None]
         await self._gone(wanted, {thing.reference for thing in things})
@@ -320,7 +334,7 @@ class _Course:
         surroundings = Surroundings(recorded=self._recorded, kept=kept)
         fates: set[Fate] = set()
         for _, group in groupby(sorted(going, key=_order), _order):
-            results = await _together(self._remove_one(thing, surroundings) for thing in group)
+            results = await together(self._remove_one(thing, surroundings) for thing in group)
             fates.update(result.fate for result in results)
         return fates
 
@@ -370,7 +384,7 @@ def _needs(user: Thing) -> str:
     return f"the {user.kind} {user.name or user.identifier[:19]}, which is kept, needs it"
 
 
-async def _together(work: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
+async def together(work: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
     """Do things side by side; cancelling it cancels each."""
     try:
         return await gatherResults([Deferred.fromCoroutine(each) for each in work], consumeErrors=True)

@@ -30,7 +30,7 @@ from docker_tracker.engine.inventory import (
 from docker_tracker.errors import EngineError, LedgerError
 from docker_tracker.interfaces import IEngine, ILedger
 from docker_tracker.records import ALL_IMAGES, Intent, Relation, Resource, State
-from docker_tracker.tracking.lists import LABELLED, LISTED, Lists, is_inherited
+from docker_tracker.tracking.lists import LABELLED, LISTED, Lists, is_inherited, mark_gone
 
 _KIND_OF: Final = {row.events_type: row for row in RESOURCE_KINDS.values() if row.events_type is not None}
 # Their identifiers may come back, and an image's event does not say which tag went: so these are looked at.
@@ -243,12 +243,7 @@ class Watcher(Service):
         lists = Lists(self._engine)
         await lists.check()
         kinds = {*kinds}
-        for kind in kinds:
-            recorded = [resource for resource in known if resource.kind == kind]
-            seen = await lists.get(kind) if recorded else None
-            if seen is not None:
-                called = {name for one in seen for name in one.called}
-                await self._ledger.gone([resource for resource in recorded if resource.identifier not in called])
+        await mark_gone(self._ledger, lists, known, kinds)
         owned = {(resource.kind, resource.identifier) for resource in known}
         waiting = False
         # What an intent names is taken before the intents that name nothing get the rest.

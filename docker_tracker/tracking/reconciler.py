@@ -1,0 +1,344 @@
+"""Compares engine and ledger from time to time, and removes what belongs to no job that is there. Layer: tracking.
+
+What a reap has missed is found here: things whose create was answered after their job's end, things of jobs that only
+their labels tell of, things of a lost tracker that was adopted. Nothing is touched that is young, that a job answers
+for, or that another tracker made. After the dangling-container reconciler of Nomad's driver for Docker.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock, DeferredSemaphore, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from docker_tracker.engine.inventory import (
+    INSTANCE_LABEL,
+    JOB_ID_LABEL,
+    JOB_LABEL,
+    Seen,
+    inspect_path,
+    inspected,
+)
+from docker_tracker.errors import EngineError, LedgerError
+from docker_tracker.interfaces import IEngine, IJob, ILedger
+from docker_tracker.job import DEFAULT, JobRequest, JobState, ReapItem, ReapReport
+from docker_tracker.job_record import Job
+from docker_tracker.job_settings import ReconcileSettings
+from docker_tracker.records import Relation, Resource
+from docker_tracker.tracking.lists import LABELLED, LISTED, Lists, mark_gone
+from docker_tracker.tracking.reaper import Reaper, together
+from docker_tracker.tracking.removal import Thing
+
+_LEAST_CALL_SECONDS: Final = 30.0
+_JOBS_AT_ONCE: Final = 4
+_CLOCK_SLACK: Final = 60.0  # by which an engine's clock may be wrong
+_FOUND: Final = "found by its labels: the ledger did not know of it"
+_LIVE: Final = (JobState.OPEN, JobState.DRAINING, JobState.REAPING)
+
+
+@attrs.define
+class _Traces:
+    """What is there of one job.
+
+    :ivar name: As the labels say.
+    :ivar things: Kind and what was seen, by label.
+    """
+
+    name: str = ""
+    things: list[tuple[str, Seen]] = attrs.field(factory=list)
+
+    @property
+    def times(self) -> list[float]:
+        """When it was made, as far as that is known."""
+        return [seen.created for _, seen in self.things if seen.created]
+
+
+class Reconciler(Service):
+    """Compares and mends, as long as the service runs; `once` does it at any time.
+
+    :param engine: What is.
+    :param ledger: What was.
+    :param reaper: Removes it.
+    :param clock: For waiting.
+    :param settings: The table [reconcile].
+    :param instance: This tracker's ID.
+    :param open_jobs: Gives the jobs that somebody answers for.
+    :param alive_elsewhere: Whether another tracker of this instance (a private one) holds a job, by its ID.
+    :param now: Seconds since the epoch.
+    :param retry: Has jobs that failed tried again.
+    :param tell: Is told what was done: an event's name, no job, data.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        engine: IEngine,
+        ledger: ILedger,
+        reaper: Reaper,
+        clock: IReactorTime,
+        settings: ReconcileSettings,
+        instance: str,
+        open_jobs: Callable[[], Mapping[str, IJob]],
+        alive_elsewhere: Callable[[str], bool] = lambda job_id: False,
+        *,
+        now: Callable[[], float] = time.time,
+        retry: Callable[[], None] = lambda: None,
+        tell: Callable[[str, IJob | None, dict[str, Any]], object] = lambda event, job, data: None,
+    ) -> None:
+        self._engine, self._ledger, self._reaper, self._clock = engine, ledger, reaper, clock
+        self._settings = settings
+        self._instance = instance
+        self._open_jobs, self._alive_elsewhere = open_jobs, alive_elsewhere
+        self._now, self._retry, self._tell = now, retry, tell
+        self._turn = DeferredLock()
+        self._failed = False
+        self._working: Deferred[None] = succeed(None)
+
+    # By itself
+
+    def startService(self) -> None:
+        """Begin; the first pass comes late, so that what was there before a restart is known by then."""
+        super().startService()  # type: ignore[no-untyped-call]
+        if self._settings.enabled:
+            self._working = Deferred.fromCoroutine(self._work())
+            self._working.addErrback(self._ended)
+
+    def stopService(self) -> Deferred[None]:
+        """Stop; fires when nothing is done any more."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        self._working.cancel()
+        return self._working
+
+    def _ended(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):  # type: ignore[no-untyped-call]
+            self.log.failure("engine and ledger are not compared any more", failure)
+
+    async def _work(self) -> None:
+        await deferLater(self._clock, max(self._settings.period, self._settings.creation_grace))
+        while True:
+            await self.once(self._settings.dry_run)
+            await deferLater(self._clock, self._settings.period)
+
+    # Once
+
+    async def once(self, dry_run: bool = False, adopt: str = "") -> ReapReport:
+        """Compare and mend, now; what goes wrong is in the report. One pass at a time.
+
+        :param dry_run: Only say what would be removed.
+        :param adopt: The instance whose things become ours, from now on; our own: things of jobs that our ledger
+            should know and does not.
+        """
+        async with self._turn:
+            began, start = self._now(), self._clock.seconds()
+            items: list[ReapItem] = []
+            problem = ""
+            try:
+                problems = await self._pass(dry_run, adopt, items)
+            except (EngineError, LedgerError) as error:
+                self._engine.forget()  # the one that answers next may be another one
+                problem = str(error)
+                if not self._failed:
+                    self.log.warn("engine and ledger cannot be compared: {error}", error=problem)
+                self._failed = True
+            else:
+                problem = "; ".join(problems)
+                if self._failed:
+                    self.log.info("engine and ledger can be compared again")
+                self._failed = False
+            report = ReapReport(
+                job_id="",
+                job="",
+                dry_run=dry_run,
+                began=began,
+                seconds=self._clock.seconds() - start,
+                passes=1,
+                items=tuple(items),
+                problem=problem,
+            )
+            self._say(report)
+            return report
+
+    def _say(self, report: ReapReport) -> None:
+        counts: dict[str, int] = {}
+        for item in report.items:
+            counts[item.outcome] = counts.get(item.outcome, 0) + 1
+            if item.outcome in ("removed", "would remove"):
+                self.log.info(
+                    "reconciling: {outcome} {kind} {identifier}",
+                    outcome=item.outcome,
+                    kind=item.kind,
+                    identifier=item.identifier,
+                )
+        if counts.get("removed"):
+            self._tell("reconciled", None, counts)
+
+    async def _pass(self, dry_run: bool, adopt: str, items: list[ReapItem]) -> list[str]:
+        """Do all of it; return what went wrong on the way, job by job."""
+        cutoff = self._now() - self._settings.creation_grace
+        began = self._now()
+        known = await self._ledger.resources()
+        await self._within(self._healthy())
+        if adopt not in ("", self._instance) and not dry_run:
+            await self._ledger.adopt_instance(adopt)
+        instances = {self._instance, adopt, *await self._ledger.adopted_instances()} - {""}
+        if not dry_run:
+            await self._within(mark_gone(self._ledger, Lists(self._engine), known, LISTED))
+            known = await self._ledger.resources()
+        traces = await self._traces(instances, known)
+        # Jobs are asked for after things: whatever was seen then, its job was there before it.
+        jobs = {job.id: job for job in await self._ledger.jobs(everything=True)}
+        live = {job.id for job in jobs.values() if job.state in _LIVE}.union(self._open_jobs())
+        begun = next((job.created for job in jobs.values() if job.name == DEFAULT and job.ended is None), 0.0)
+        wanted = []
+        for job_id, trace in traces.items():
+            if job_id in live or self._alive_elsewhere(job_id):
+                continue
+            job = jobs.get(job_id)
+            reason = ""
+            if (job.name if job else trace.name) == DEFAULT:
+                reason = f"the job default has no end: reap {job_id} to remove it"
+            if job is None:
+                if self._is_a_twins(trace, begun, adopt):
+                    self._complain_of_twin(job_id, trace, items)
+                    continue
+                job = await self._restored(job_id, trace, began, dry_run)
+            if reason:
+                items += [_item(kind, seen, "kept", reason) for kind, seen in trace.things]
+            else:
+                wanted.append(job)
+        turns = DeferredSemaphore(_JOBS_AT_ONCE)
+        reports: list[ReapReport] = await together(self._reap(job, dry_run, cutoff, turns) for job in wanted)
+        for report in reports:
+            items += report.items
+        items += await self._by_heuristic(cutoff, known, dry_run)
+        if not dry_run:
+            self._retry()
+        return [f"job {report.job}: {report.problem}" for report in reports if report.problem]
+
+    async def _healthy(self) -> None:
+        """Make sure that the engine answers, and is the one that the ledger is of."""
+        await Lists(self._engine).check()
+        await self._ledger.check_engine(await self._engine.identity())
+
+    async def _traces(self, instances: Iterable[str], known: Iterable[Resource]) -> dict[str, _Traces]:
+        """Return what there is of any job: what bears its label and ours, and what the ledger says that it made."""
+        traces: dict[str, _Traces] = {}
+        for instance in sorted(instances):
+            lists = Lists(self._engine, f"{INSTANCE_LABEL}={instance}")
+            for kind in sorted(LABELLED):
+                for seen in await self._within(lists.get(kind)) or ():
+                    job_id = seen.labels.get(JOB_ID_LABEL)
+                    if job_id and seen.labels.get(INSTANCE_LABEL) == instance:
+                        trace = traces.setdefault(job_id, _Traces())
+                        trace.name = seen.labels.get(JOB_LABEL) or trace.name
+                        trace.things.append((kind, seen))
+        for resource in known:
+            if resource.relation is Relation.MADE and resource.kind != "exec":
+                traces.setdefault(resource.job_id, _Traces())
+        return traces
+
+    def _is_a_twins(self, trace: _Traces, begun: float, adopt: str) -> bool:
+        """Whether a job that the ledger does not know must be somebody else's who has our ID.
+
+        Every job of ours is in the ledger before it makes anything, unless the ledger is younger.
+        """
+        if adopt == self._instance or not trace.things:
+            return False
+        ours = any(seen.labels.get(INSTANCE_LABEL) == self._instance for _, seen in trace.things)
+        return ours and any(created > begun + _CLOCK_SLACK for created in trace.times)
+
+    def _complain_of_twin(self, job_id: str, trace: _Traces, items: list[ReapItem]) -> None:
+        advice = f"reconcile --adopt {self._instance} takes it over if that is not so"
+        reason = (
+            f"another tracker with the same instance ID must have made it, as the ledger knows no such job; {advice}"
+        )
+        self.log.error("job {id}: {reason}", id=job_id, reason=reason)
+        items += [_item(kind, seen, "kept", reason) for kind, seen in trace.things]
+
+    async def _restored(self, job_id: str, trace: _Traces, began: float, dry_run: bool) -> IJob:
+        """Return a job that only its labels tell of, written into the ledger with all that bears them."""
+        created = min(trace.times, default=0.0)
+        name = trace.name or "unknown"
+        if dry_run:
+            return Job(id=job_id, request=JobRequest(name=name), state=JobState.FAILED, created=created)
+        job = await self._ledger.restore_job(job_id, name, created, _FOUND)
+        await self._ledger.adopt(
+            [
+                Resource(kind=kind, identifier=seen.identifier, name=(*seen.names, "")[0], job_id=job_id)
+                for kind, seen in trace.things
+            ],
+            began,
+        )
+        return job
+
+    async def _reap(self, job: IJob, dry_run: bool, cutoff: float, turns: DeferredSemaphore) -> ReapReport:
+        async with turns:
+            report = await self._reaper.reap(job, dry_run=dry_run, made_before=cutoff)
+        if not dry_run and report.complete and job.state is JobState.FAILED:
+            made = [each for each in await self._ledger.resources(job.id) if each.relation is Relation.MADE]
+            if all(each.identifier in {item.identifier for item in report.items} for each in made):
+                await self._ledger.set_job(job.id, JobState.GONE, report=report)
+        return report
+
+    def _within(self, work: Any) -> Deferred[Any]:
+        """Bound a call: a wedged engine must not stop us for ever."""
+        seconds = max(_LEAST_CALL_SECONDS, self._settings.period)
+
+        def late(_: object, limit: float) -> Failure:
+            error = EngineError(f"the engine at {self._engine.address} did not answer within {limit:g} s", 504)
+            return Failure(error)  # type: ignore[no-untyped-call]
+
+        return Deferred.fromCoroutine(work).addTimeout(seconds, self._clock, late)
+
+    # What was made before labels
+
+    async def _by_heuristic(self, cutoff: float, known: Iterable[Resource], dry_run: bool) -> list[ReapItem]:
+        """Remove running containers without any label of ours that look like a job's."""
+        settings = self._settings
+        if not settings.mounts or not settings.name_pattern:
+            return []
+        pattern = re.compile(settings.name_pattern)
+        recorded = {resource.identifier for resource in known}
+        items = []
+        for seen in await self._within(Lists(self._engine).get("container")) or ():
+            looks = seen.state == "running" and any(pattern.fullmatch(name) for name in seen.names)
+            if looks and seen.identifier not in recorded and seen.identifier not in self._reaper.own:
+                thing = await self._within(self._suspect(seen.identifier, cutoff))
+                if thing is not None:
+                    items.append(await self._remove(thing, dry_run))
+        return items
+
+    async def _suspect(self, identifier: str, cutoff: float) -> Thing | None:
+        """Return a container if all that the settings ask for holds of it."""
+        document = await self._engine.get(inspect_path("container", identifier))
+        if not isinstance(document, dict):
+            return None
+        seen = inspected("container", document)
+        labelled = any(name.startswith("docker-tracker.") for name in seen.labels)
+        sources = [str(mount.get("Source") or "") for mount in document.get("Mounts") or ()]
+        mounted = any(
+            f"{source}/".startswith(f"{path.rstrip('/')}/") for source in sources for path in self._settings.mounts
+        )
+        if labelled or not mounted or not 0 < seen.created < cutoff:
+            return None
+        return Thing(kind="container", identifier=seen.identifier, seen=seen, document=document)
+
+    async def _remove(self, thing: Thing, dry_run: bool) -> ReapItem:
+        if dry_run:
+            return _item("container", thing.seen, "would remove", "")
+        return await self._reaper.remove_alone(thing)
+
+
+def _item(kind: str, seen: Seen, outcome: str, reason: str) -> ReapItem:
+    name = seen.names[0] if seen.names else ""
+    return ReapItem(kind=kind, identifier=seen.identifier, name=name, outcome=outcome, reason=reason)
