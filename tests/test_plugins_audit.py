@@ -100,6 +100,7 @@ class PluginTests(Case):
         """Every exchange, and the heads of answers that may be streams; nothing at all without a log."""
         for name, head in [
             ("info", False),
+            ("ping", False),
             ("container_create", False),
             ("events", True),
             ("exec_start", True),

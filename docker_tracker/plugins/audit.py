@@ -35,6 +35,7 @@ _SHORT_REQUEST: Final = 512  # characters of method and target, if their encodin
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), default=str)
 _text: Final = encode_basestring_ascii
 _OPENING: Final = frozenset((ResponseBody.UPGRADE, ResponseBody.STREAM, ResponseBody.LINES))
+_PING: Final = "ping"  # its answer is no JSON, but as short as can be
 _OUTSIDE: Final = Stage.STARTED | Stage.FINISHED
 # A broken answer of the engine's is quoted, and what stands there may be anything.
 _QUOTED_BYTES: Final = re.compile(r": b(['\"]).*", re.DOTALL)
@@ -76,7 +77,8 @@ class Audit(Interceptor):
         """Every exchange's begin and end, and the begin of an answer that may take long."""
         if self._file is None:
             return Stage.NOTHING
-        return _OUTSIDE | Stage.RESPONSE_HEAD if operation.response in _OPENING else _OUTSIDE
+        opening = operation.response in _OPENING and operation.name != _PING
+        return _OUTSIDE | Stage.RESPONSE_HEAD if opening else _OUTSIDE
 
     def started(self, exchange: Exchange) -> None:
         """Look at the client's process while it lives; refuse to go on unseen, if that is set.
