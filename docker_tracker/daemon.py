@@ -253,6 +253,10 @@ class Daemon(Service):
         if self._ledger is not None:
             await self._ledger.close()
         self._unlock()
+        if self._jobs is not None and self._jobs.idle:
+            from docker_tracker.private_state import discard
+
+            discard(self.settings.state_dir, self.settings.run_dir)
 
 
 def raise_descriptor_limit() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,10 +20,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from docker_tracker.addresses import is_loopback
+from docker_tracker.attribution import Attribution
 from docker_tracker.config import Listener, Settings
 from docker_tracker.descriptor_store import DescriptorStore
 from docker_tracker.discovery import choose, make
 from docker_tracker.errors import ConfigurationError, RefusedError, TrackerError
+from docker_tracker.exchange import Peer
 from docker_tracker.interfaces import IDaemon, IJob
 from docker_tracker.job import DEFAULT
 from docker_tracker.proxy.conversation import Conversation, Entrance
@@ -155,8 +157,9 @@ def _inode(path: Path) -> int | None:
 class Door:
     """Where the clients of one job come in; see `docker_tracker.tracking.jobs.Door`."""
 
-    def __init__(self, hub: Hub, job: IJob, plan: Plan, binder: Binder) -> None:
+    def __init__(self, hub: Hub, job: IJob, plan: Plan, binder: Binder, closed: Callable[[], object]) -> None:
         self.plan = plan
+        self._closed = closed
         self._hub, self._job, self._binder = hub, job, binder
         self._acceptors: list[Acceptor] = []
         self._bound: list[Bound] = []
@@ -168,10 +171,13 @@ class Door:
         """The paths of its unix sockets that are not those of before a restart."""
         return [bound.listener.path for bound in self._bound if bound.anew and bound.inode is not None]
 
-    def accept(self, bound: Bound, entrance: Entrance) -> None:
-        """Let clients in at a socket."""
+    def accept(self, bound: Bound, entrance: Entrance, choose: Callable[[Peer], Entrance] | None = None) -> None:
+        """Let clients in at a socket.
+
+        :param choose: As for `Acceptor`.
+        """
         self._bound.append(bound)
-        self._acceptors.append(Acceptor(self._hub, bound.sock, entrance, bound.context))
+        self._acceptors.append(Acceptor(self._hub, bound.sock, entrance, bound.context, choose))
         log.info("Listening on {address}", address=bound)
 
     def listen_elsewhere(self, listener: Listener, entrance: Entrance) -> None:
@@ -211,6 +217,7 @@ class Door:
 
         :param forget: Whether the sockets are not to be there after a restart.
         """
+        self._closed()
         for acceptor in self._acceptors:
             acceptor.close()
         bound, self._bound = self._bound, []
@@ -246,6 +253,8 @@ class Doors:
     def __init__(self, hub: Hub, settings: Settings, daemon: IDaemon, binder: Binder) -> None:
         self._hub, self._settings, self._daemon, self._binder = hub, settings, daemon, binder
         self._dialler: Dialler | None = None
+        self._attribution = Attribution(settings.attribute)
+        self._open: dict[str, tuple[IJob, Entrance]] = {}
         self.listening: list[Bound] = []
 
     def listen(self) -> None:
@@ -275,7 +284,8 @@ class Doors:
         """
         plan = self.plan(job)
         entrance = Entrance("", job.id, job.name, plan, self._dial(), self._settings.limits, self._settings.debug)
-        door = Door(self._hub, job, plan, self._binder)
+        door = Door(self._hub, job, plan, self._binder, lambda: self._open.pop(job.id, None))
+        self._open[job.id] = job, entrance
         try:
             if job.name == DEFAULT:
                 self._open_default(door, entrance)
@@ -317,7 +327,17 @@ class Doors:
                 door.listen_elsewhere(listener, attrs.evolve(entrance, listener=str(listener)))
         bound, self.listening = self.listening, []
         for each in bound:
-            door.accept(each, attrs.evolve(entrance, listener=str(each.listener)))
+            own = attrs.evolve(entrance, listener=str(each.listener))
+            door.accept(each, own, self._chooser(own) if self._attribution.rules else None)
+
+    def _chooser(self, own: Entrance) -> Callable[[Peer], Entrance]:
+        """Return what says whose a client of a shared listener is: by the rules, or the job's "default"."""
+
+        def choose(peer: Peer) -> Entrance:
+            job = self._attribution.choose(peer, [each for each, _ in self._open.values()])
+            return own if job is None else attrs.evolve(self._open[job.id][1], listener=own.listener)
+
+        return choose
 
     def _listeners(self, job: IJob) -> list[Listener]:
         """Return where a job listens: its socket first."""

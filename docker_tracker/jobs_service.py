@@ -20,9 +20,10 @@ from docker_tracker.control.door import ControlService
 from docker_tracker.control.peer import Who
 from docker_tracker.counts import Counts
 from docker_tracker.doors import Bound, Doors
-from docker_tracker.errors import EngineError, TrackerError
-from docker_tracker.interfaces import IJob
+from docker_tracker.errors import EngineError, RefusedError, TrackerError
+from docker_tracker.interfaces import IEngine, IJob
 from docker_tracker.job import DEFAULT
+from docker_tracker.job_cgroup import JobCgroup
 from docker_tracker.job_record import Job
 from docker_tracker.tracking.jobs import Door, Jobs
 from docker_tracker.tracking.reaper import Reaper
@@ -54,6 +55,8 @@ class JobsService:
         self._control: ControlService | None = None
         self._first_job: IDelayedCall | None = None
         self.jobs: Jobs | None = None
+        #: Whether we stop because no job is left.
+        self.idle = False
 
     def start(self, ledger: Ledger, engine: EngineClient, instance: str, control: Bound | None) -> None:
         """Take up the jobs that the ledger has, and let clients in.
@@ -67,6 +70,7 @@ class JobsService:
         watcher = Watcher(engine, ledger, self._reactor, time.time, labelled=labelled)
         reaper = Reaper(engine, ledger, self._reactor, settings.reap)
         jobs = Jobs(self._reactor, ledger, engine, self._doors, reaper, self._directory, settings.reap.drain_seconds)
+        jobs.cgroups = _Cgroups(self._reactor, engine)
         reconciler = Reconciler(engine, ledger, reaper, self._reactor, settings.reconcile, instance, jobs.open_jobs)
         jobs.reconciler = reconciler
         self.jobs = jobs
@@ -102,6 +106,7 @@ class JobsService:
 
     def _stop_reactor(self) -> None:
         log.info("no job is left: stopping")
+        self.idle = True
         self._reactor.callLater(0, self._reactor.stop)
 
     async def stop(self) -> list[Door]:
@@ -117,6 +122,38 @@ class JobsService:
         doors = [door for _, door in self.jobs.open_doors()]
         await self.jobs.stop()
         return doors
+
+
+@attrs.frozen
+class _Cgroups:
+    """Makes cgroups for jobs; see `docker_tracker.tracking.jobs.Cgroups`."""
+
+    reactor: Any
+    engine: IEngine
+
+    async def _of(self, job: IJob) -> JobCgroup:
+        info = await self.engine.get("/info")
+        return JobCgroup(self.reactor, job.id, info.get("CgroupDriver") == "systemd")
+
+    async def make(self, job: IJob) -> None:
+        """Make it, and put the process that the job ends with into it, if that can be."""
+        cgroup = await self._of(job)
+        await cgroup.make()
+        process = job.request.ends.process
+        if process is not None:
+            try:
+                await cgroup.enter(process.pid)
+            except RefusedError as error:
+                log.warn("process {pid} is not in the cgroup of job {job}: {error}", pid=process.pid, error=error)
+
+    async def remove(self, job: IJob) -> None:
+        """Remove it; what is left is logged."""
+        try:
+            left = await (await self._of(job)).remove()
+        except EngineError as error:
+            left = [str(error)]
+        for problem in left:
+            log.error("the cgroup of job {job} is left: {problem}", job=job.name, problem=problem)
 
 
 async def _tell_of_lost_sockets(jobs: Jobs, engine: EngineClient) -> None:

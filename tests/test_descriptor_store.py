@@ -83,7 +83,7 @@ class StoreTests(TestCase):
             store = DescriptorStore(self.passed(name, descriptor), first=descriptor - 1)
             events = EventLoggingObserver.createWithCleanup(self, globalLogPublisher)
             self.assertIsNone(store.take("x", 1))
-            self.assertIn(problem, [*events][0]["log_format"])
+            self.assertIn(problem, next(iter(events))["log_format"])
             self.assertRaises(OSError, os.fstat, descriptor)
 
     def test_without_systemd(self) -> None:

@@ -74,6 +74,20 @@ class Doors(Protocol):
         """
 
 
+class Cgroups(Protocol):
+    """Makes cgroups for jobs that are to have one of their own."""
+
+    async def make(self, job: IJob) -> None:
+        """Make a job's cgroup, and put the process that the job ends with into it, if that can be.
+
+        :raises RefusedError: it cannot be made.
+        :raises docker_tracker.errors.EngineError: the engine could not be asked what it takes.
+        """
+
+    async def remove(self, job: IJob) -> None:
+        """Remove it again; what is left of it is logged."""
+
+
 class Reaps(Protocol):
     """Removes what jobs made."""
 
@@ -121,6 +135,7 @@ class Jobs:
         self.reactor, self.ledger, self.engine = reactor, ledger, engine
         self.doors, self.reaper, self.drain_seconds, self.now = doors, reaper, drain_seconds, now
         self.reconciler: Reconciles | None = None
+        self.cgroups: Cgroups | None = None
         self.on_idle: Callable[[], None] | None = None
         self._directory = directory
         self._courses: dict[str, _Course] = {}
@@ -194,11 +209,16 @@ class Jobs:
             course = _Course(self, job)
             try:
                 course.door = self.doors.open(job)
-            except (ConfigurationError, RefusedError) as error:
+                if request.own_cgroup and self.cgroups is not None:
+                    await self.cgroups.make(job)
+            except (ConfigurationError, RefusedError, EngineError) as error:
+                if course.door is not None:
+                    course.door.close()
+                    await course.door.stop()
                 self._remember(await self.ledger.set_job(job.id, JobState.GONE, reason=str(error)))
-                if isinstance(error, RefusedError):
-                    raise
-                raise RefusedError(f"the job cannot be made: {error}", 409) from error
+                if isinstance(error, ConfigurationError):
+                    raise RefusedError(f"the job cannot be made: {error}", 409) from error
+                raise
             self._courses[job.id] = course
             course.life.start()
         self.tell("job started", job, {"owner": user, "pid": pid})
@@ -493,6 +513,8 @@ class _Course(Course):
         await jobs.write(self, JobState.GONE if report.complete else JobState.FAILED, report)
         jobs.tell("job gone" if report.complete else "job failed", self.job, _summary(report))
         if report.complete:
+            if self.job.request.own_cgroup and jobs.cgroups is not None:
+                await jobs.cgroups.remove(self.job)
             self.life.emptied()
         else:
             self.life.stuck()
