@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import attrs
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -25,6 +26,7 @@ from docker_tracker.interfaces import IEngine, IJob
 from docker_tracker.job import DEFAULT
 from docker_tracker.job_cgroup import JobCgroup
 from docker_tracker.job_record import Job
+from docker_tracker.private_state import Places, alive_elsewhere, is_private, sweep
 from docker_tracker.tracking.jobs import Door, Jobs
 from docker_tracker.tracking.reaper import Reaper
 from docker_tracker.tracking.reconciler import Reconciler
@@ -68,10 +70,21 @@ class JobsService:
         settings = self._settings
         labelled = "labels" in settings.interceptors
         watcher = Watcher(engine, ledger, self._reactor, time.time, labelled=labelled)
-        reaper = Reaper(engine, ledger, self._reactor, settings.reap)
+        reaper = Reaper(engine, ledger, self._reactor, settings.reap, look=watcher.look_now)
         jobs = Jobs(self._reactor, ledger, engine, self._doors, reaper, self._directory, settings.reap.drain_seconds)
-        jobs.cgroups = _Cgroups(self._reactor, engine)
-        reconciler = Reconciler(engine, ledger, reaper, self._reactor, settings.reconcile, instance, jobs.open_jobs)
+        jobs.cgroups, jobs.counts = _Cgroups(self._reactor, engine), self.counts
+        reconciler = Reconciler(
+            engine,
+            ledger,
+            reaper,
+            self._reactor,
+            settings.reconcile,
+            instance,
+            jobs.open_jobs,
+            alive_elsewhere(settings.state_dir),
+            retry=jobs.retry,
+            tell=jobs.tell,
+        )
         jobs.reconciler = reconciler
         self.jobs = jobs
         if settings.until_idle:
@@ -93,6 +106,11 @@ class JobsService:
                 self._reactor, control.sock.dup(), jobs, ledger, engine, self.counts, Who(groups=groups), instance
             )
         Deferred.fromCoroutine(_tell_of_lost_sockets(jobs, engine)).addErrback(_complain)
+        if not is_private(settings.state_dir):
+            places = Places(settings.state_dir, settings.run_dir, instance)
+            pool = self._reactor.getThreadPool()
+            swept = deferToThreadPool(self._reactor, pool, sweep, places, dict(os.environ), os.geteuid())
+            swept.addCallbacks(_tell_of_left, _complain)
 
     def _at_home(self, job: IJob) -> IJob:
         """Return a job with its unix socket; the job "default" has what the configuration says."""
@@ -177,5 +195,10 @@ async def _tell_of_lost_sockets(jobs: Jobs, engine: EngineClient) -> None:
                 )
 
 
+def _tell_of_left(problems: list[str]) -> None:
+    for problem in problems:
+        log.error("{problem}", problem=problem)
+
+
 def _complain(failure: Failure) -> None:
-    log.failure("containers could not be looked at", failure)
+    log.failure("what an earlier tracker left could not be looked at", failure)

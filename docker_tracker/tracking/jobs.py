@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from docker_tracker.counts import Counts
 from docker_tracker.errors import ConfigurationError, EngineError, LedgerError, RefusedError
 from docker_tracker.interfaces import IEngine, IJob, IJobs, ILease, ILedger
 from docker_tracker.job import DEFAULT, JobRequest, JobState, ReapItem, ReapReport, check_name
@@ -136,6 +137,7 @@ class Jobs:
         self.doors, self.reaper, self.drain_seconds, self.now = doors, reaper, drain_seconds, now
         self.reconciler: Reconciles | None = None
         self.cgroups: Cgroups | None = None
+        self.counts = Counts()
         self.on_idle: Callable[[], None] | None = None
         self._directory = directory
         self._courses: dict[str, _Course] = {}
@@ -282,6 +284,7 @@ class Jobs:
         job = self.get(reference)
         report = await self.reaper.reap(job, dry_run=dry_run)
         if not dry_run:
+            self.count(report)
             self.tell("job reaped", job, _summary(report))
         return report
 
@@ -290,6 +293,11 @@ class Jobs:
         if self.reconciler is None:
             raise RefusedError("nothing is recorded here, so there is nothing to compare the engine with", 409)
         return await self.reconciler.once(dry_run, adopt)
+
+    def count(self, report: ReapReport) -> None:
+        """Count what a reap came upon."""
+        for item in report.items:
+            self.counts.reaped[item.kind, item.outcome] += 1
 
     def retry(self) -> None:
         """Try again to remove what is left of jobs that have failed, unless they are kept."""
@@ -316,14 +324,17 @@ class Jobs:
 
     # For the jobs on their way
 
-    def tell(self, event: str, job: IJob, data: Mapping[str, Any]) -> None:
-        """Write down an event, and tell it to who follows them."""
+    def tell(self, event: str, job: IJob | None, data: Mapping[str, Any]) -> None:
+        """Write down an event, and tell it to who follows them.
+
+        :param job: None: it concerns all.
+        """
 
         async def write() -> None:
             try:
                 number = await self.ledger.add_event(event, job, data)
             except LedgerError as error:
-                self.log.error("the event {event} is lost: {error}", event=event, error=str(error), job=job.name)
+                self.log.error("the event {event} is lost: {error}", event=event, error=str(error))
                 return
             for each in await self.ledger.events(number - 1, 1):
                 for told in list(self._told):
@@ -435,14 +446,14 @@ class Jobs:
         while len(self._past) > _MOST_PAST:
             del self._past[next(iter(self._past))]
 
-    def _go(self, work: Coroutine[Any, Any, None], job: IJob) -> None:
+    def _go(self, work: Coroutine[Any, Any, None], job: IJob | None) -> None:
         running: Deferred[None] = Deferred.fromCoroutine(work)
         self._running.add(running)
 
         def over(failure: Failure | None) -> None:
             self._running.discard(running)
             if failure is not None and not self._stopped:
-                self.log.failure("work for job {job} failed", failure, job=job.name, id=job.id)
+                self.log.failure("work for job {job} failed", failure, job="" if job is None else job.name)
 
         running.addBoth(over)
 
@@ -459,6 +470,7 @@ class _Course(Course):
         self.held: IDelayedCall | None = None
         self.ending = False
         self.failed = False
+        self.retried = False
         self._jobs = jobs
 
     def rest(self) -> None:
@@ -511,6 +523,11 @@ class _Course(Course):
             jobs.log.failure("job {job} could not be reaped", job=self.job.name, id=self.job.id)
             report = ReapReport(job_id=self.job.id, job=self.job.name, problem="docker-tracker failed: see its log")
         await jobs.write(self, JobState.GONE if report.complete else JobState.FAILED, report)
+        jobs.count(report)
+        if not self.retried:
+            for item in report.items:
+                jobs.counts.leaked[item.kind] += item.outcome != "kept"
+        self.retried = True
         jobs.tell("job gone" if report.complete else "job failed", self.job, _summary(report))
         if report.complete:
             if self.job.request.own_cgroup and jobs.cgroups is not None:
