@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final
 
 from docker_tracker.builds import BuildEdit, BuildOutcome
@@ -28,6 +29,7 @@ class Connection:
     :ivar ledger: What the engine takes.
     :ivar calls: Those that are followed and not over, by their stream.
     :ivar refused: The streams of calls that were ended here.
+    :ivar initial_windows: Those that the engine set (None: left as it was), and the client did not acknowledge yet.
     :ivar last: The client's highest stream.
     :ivar greeted: Whether the client has the engine's first settings.
     :ivar paused: Whether an answer is held.
@@ -42,6 +44,7 @@ class Connection:
         self.ledger = Ledger()
         self.calls: dict[int, Call] = {}
         self.refused: dict[int, None] = {}
+        self.initial_windows: deque[int | None] = deque()
         self.last = 0
         self.greeted = self.paused = self.over = False
         self._gathered = 0

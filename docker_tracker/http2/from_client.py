@@ -63,11 +63,13 @@ class FromClient:
         connection, stream = self._connection, block.stream
         if stream in connection.calls or stream in connection.refused or connection.ledger.waits(stream):
             raise BadFrameError("a client's trailers, which gRPC does not know")
-        connection.to_engine += block.raw
-        if stream <= connection.last:
-            return  # of a call that is over, or is only copied
+        if stream <= connection.last:  # of a call that is over, or is only copied
+            connection.to_engine += block.raw
+            return
         if not stream % 2:
             raise BadFrameError("a client's stream with an even number")
+        if len(connection.calls) >= MAX_CALLS:
+            raise BadFrameError("too many builds at a time on one connection", Code.ENHANCE_YOUR_CALM)
         connection.last = stream
         self._open(stream, block)
 
@@ -75,13 +77,12 @@ class FromClient:
         """A new call is here: refuse it, follow it or have it copied."""
         connection = self._connection
         path, build = grpc.read_call(block.fields)
+        connection.to_engine += block.raw
         why = connection.owner.opened(path, build) if path else "the path is not /package.Service/Method"
         if why:
             status = grpc.Status.PERMISSION_DENIED if path else grpc.Status.UNIMPLEMENTED
             connection.refuse(stream, status, why, begun=False, ended=block.ends_stream)
         elif STEPS.get(path) in self._steps and not block.ends_stream:
-            if len(connection.calls) >= MAX_CALLS:
-                raise BadFrameError("too many builds at a time on one connection", Code.ENHANCE_YOUR_CALM)
             connection.calls[stream] = Call(stream, STEPS[path], build)
             connection.ledger.open(stream)
 
@@ -151,12 +152,16 @@ class FromClient:
             connection.credit(0, connection.ledger.drop(frame.stream))
 
     def _settings(self, frame: Frame) -> None:
-        settings = frames.read_settings(frame)
-        self._connection.to_engine += frame.raw
-        if frame.flags & frames.ACK:
-            self._connection.client.headers.acknowledge()
-        else:
-            self._connection.engine.obey(settings)
+        connection, settings = self._connection, frames.read_settings(frame)
+        connection.to_engine += frame.raw
+        if not frame.flags & frames.ACK:
+            connection.engine.obey(settings)
+            return
+        connection.client.headers.acknowledge()
+        size = connection.initial_windows.popleft() if connection.initial_windows else None
+        if size is not None:  # the engine counts by it from here on
+            connection.ledger.initial(size)
+            connection.flush()
 
     def _window(self, frame: Frame) -> None:
         if frame.stream not in self._connection.refused:

@@ -111,9 +111,7 @@ class FromEngine:
         connection.greeted = True
         connection.flush_pending()
         connection.client.obey(settings)
-        if Setting.INITIAL_WINDOW_SIZE in settings:
-            connection.ledger.initial(settings[Setting.INITIAL_WINDOW_SIZE])
-            connection.flush()
+        connection.initial_windows.append(settings.get(Setting.INITIAL_WINDOW_SIZE))
 
     def _window(self, frame: Frame) -> None:
         connection, stream = self._connection, frame.stream
