@@ -92,6 +92,20 @@ class TrackingTests(SynchronousTestCase):
         """Wait for what happens after an answer."""
         self.daemon.wait_for(condition, 20)
 
+    def test_removed_at_once(self) -> None:
+        """The anonymous volumes of a container that is removed at once, or pruned, are recorded before it goes."""
+        body = {"Image": IMAGE, "Cmd": ["true"], "Volumes": {"/data": {}}}
+        for number in range(4):
+            status, answer = ask(self.daemon.socket_path, "POST", "/containers/create", body)
+            self.assertEqual(status, 201, answer)
+            method, target = ("DELETE", f"/containers/{json.loads(answer)['Id']}")
+            if number == 3:
+                method, target = "POST", "/containers/prune"
+            self.assertIn(ask(self.daemon.socket_path, method, target)[0], (200, 204))
+        left = self.beside("volume", "ls", "-q").split()
+        self.assertEqual((len(left), self.page()), (4, []))
+        self.assertEqual(self.shown("volume"), {("volume", name, "made") for name in left})
+
     def test_all_that_is_made(self) -> None:
         """Everything that the docker command can make is recorded, and what was there before as used."""
         through = self.through
