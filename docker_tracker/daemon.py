@@ -23,6 +23,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from docker_tracker.config import Listener, Settings
+from docker_tracker.counts import Counts
 from docker_tracker.descriptor_store import DescriptorStore
 from docker_tracker.doors import Binder, Bound, Door, Doors
 from docker_tracker.errors import ConfigurationError, TrackerError
@@ -71,6 +72,7 @@ class Daemon(Service):
     ) -> None:
         self.settings = settings
         self.clock = reactor
+        self.counts = Counts()
         self._reactor = reactor
         self._environment = environment
         self._log_file = None if log_file is None else OpenFile(log_file)
@@ -167,7 +169,9 @@ class Daemon(Service):
             if self._keeps:
                 from docker_tracker.jobs_service import JobsService  # not imported by a daemon that keeps nothing
 
-                self._jobs = JobsService(self._reactor, self.settings, self._doors, self._sockets_directory)
+                self._jobs = JobsService(
+                    self._reactor, self.settings, self._doors, self._sockets_directory, self.counts
+                )
                 self._jobs.start(self.ledger, self.engine, self.instance, self._control_socket)
             else:
                 self._door = self._doors.open(job)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from zope.interface import Attribute, Interface
 
+from docker_tracker.counts import Counts
 from docker_tracker.engine.document import Document
 from docker_tracker.engine.operation import Operation
 from docker_tracker.exchange import Answer, Exchange, Outcome, Stage
@@ -348,6 +349,7 @@ class IDaemon(Interface):
     instance: str = Attribute("The ID of this installed tracker.")
     ledger: ILedger = Attribute("Shared by all jobs.")
     engine: IEngine = Attribute("For calls of one's own.")
+    counts: Counts = Attribute("What ``/metrics`` shows.")
 
     def on_reopen(callback: Callable[[], None]) -> None:
         """Have a callback called at each SIGHUP: reopen your files."""

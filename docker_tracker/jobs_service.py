@@ -48,11 +48,12 @@ class JobsService:
     :param reactor: What everything runs on.
     :param doors: Makes the jobs' sockets.
     :param directory: Of those that are unix sockets.
+    :param counts: Shown as metrics.
     """
 
-    def __init__(self, reactor: Any, settings: Settings, doors: Doors, directory: Path) -> None:
+    def __init__(self, reactor: Any, settings: Settings, doors: Doors, directory: Path, counts: Counts) -> None:
         self._reactor, self._settings, self._doors, self._directory = reactor, settings, doors, directory
-        self.counts = Counts()
+        self.counts = counts
         self._services: list[Any] = []
         self._control: ControlService | None = None
         self._first_job: IDelayedCall | None = None

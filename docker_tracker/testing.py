@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from docker_tracker.config import EngineAddress, Limits, Listener, Settings, section
+from docker_tracker.counts import Counts
 from docker_tracker.engine.document import Document
 from docker_tracker.engine.operation import Operation
 from docker_tracker.engine.recognise import recognise
@@ -445,6 +446,7 @@ class FakeDaemon:
     instance: str = "instance-1"
     ledger: FakeLedger = attrs.field(factory=FakeLedger)
     engine: FakeEngine = attrs.field(factory=FakeEngine)
+    counts: Counts = attrs.field(factory=Counts)
     _reopeners: list[Callable[[], None]] = attrs.field(factory=list, init=False)
 
     def on_reopen(self, callback: Callable[[], None]) -> None:
