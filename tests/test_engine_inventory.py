@@ -13,8 +13,12 @@ from docker_tracker.engine.inventory import (
     donors,
     implicit_volumes,
     inspect_path,
+    inspected,
     list_call,
     listed,
+    nameless_ancestors,
+    remove_path,
+    uses,
     volumes_of,
 )
 
@@ -40,6 +44,11 @@ class CallTests(SynchronousTestCase):
             ("plugin", "a\\1:x", "/plugins/a%5C1:x/json"),
         ):
             self.assertEqual(inspect_path(kind, reference), wanted)
+
+    def test_remove(self) -> None:
+        """What removes a thing has its own path."""
+        self.assertEqual(remove_path("container", "c"), "/containers/c")
+        self.assertEqual(remove_path("image", "a/b:1"), "/images/a/b:1")
 
 
 class ListedTests(SynchronousTestCase):
@@ -118,3 +127,72 @@ class ContainerTests(SynchronousTestCase):
         )
         for container, wanted in cases:
             self.assertEqual(volumes_of(container), wanted)
+
+    def test_uses(self) -> None:
+        """What a container or a service cannot do without, by ID and by name."""
+        self.assertEqual(uses("volume", {}), set())
+        self.assertEqual(uses("container", {}), set())
+        self.assertEqual(uses("service", {}), set())
+        container = {
+            "Image": "sha256:1",
+            "Config": {"Image": "app"},
+            "HostConfig": {"NetworkMode": "net", "IpcMode": "container:c1", "PidMode": None},
+            "NetworkSettings": {"Networks": {"net": {"NetworkID": "n1"}, "old": None}},
+            "Mounts": [{"Type": "volume", "Name": "v"}],
+        }
+        wanted = {"sha256:1": "image", "app:latest": "image", "c1": "container", "net": "network", "n1": "network"}
+        self.assertEqual(
+            uses("container", container),
+            {(kind, name) for name, kind in wanted.items()} | {("network", "old"), ("volume", "v")},
+        )
+        parts = {"Secrets": [{"SecretID": "s"}, {}], "Configs": [7], "Mounts": None, "Image": "app:1@sha256:2"}
+        service = {"Spec": {"TaskTemplate": {"Networks": [{"Target": "n"}], "ContainerSpec": parts}}}
+        self.assertEqual(uses("service", service), {("network", "n"), ("secret", "s"), ("image", "app:1")})
+
+
+class InspectedTests(SynchronousTestCase):
+    def test_shapes(self) -> None:
+        """What is inspected says the same as its entry in a list."""
+        labels = {"a": "b"}
+        container = {
+            "Id": "i",
+            "Name": "/web",
+            "Created": "1970-01-01T00:00:01Z",
+            "Config": {"Labels": labels},
+            "State": {"Status": "running"},
+            "Image": "sha256:1",
+            "Mounts": [{"Type": "volume", "Name": "v"}],
+        }
+        self.assertEqual(
+            inspected("container", container), Seen("i", ("web",), labels, 1.0, ("v",), "sha256:1", "running")
+        )
+        image = {"Id": "i", "RepoTags": ["x:1"], "Parent": "sha256:2", "Config": {"Labels": labels}}
+        self.assertEqual(inspected("image", image), Seen("i", ("x:1",), labels, 0.0, parent="sha256:2"))
+        self.assertEqual(inspected("image", {"Id": "i", "Config": None}), Seen("i", (), {}, 0.0))
+        self.assertEqual(inspected("volume", {"Name": "v"}), Seen("v", ("v",), {}, 0.0))
+
+
+class AncestorTests(SynchronousTestCase):
+    def test_ancestors(self) -> None:
+        """Step by step, until one has a name, is unknown, or was passed."""
+
+        def image(identifier: str, parent: str = "", *names: str) -> Seen:
+            return Seen(identifier, names, {}, 0.0, parent=parent)
+
+        images = [
+            image("app", "step2", "app:1"),
+            image("other", "step2", "other:1"),
+            image("step2", "step1"),
+            image("step1", "base"),
+            image("base", "below", "base:1"),
+            image("below"),
+            image("alone", "unknown"),
+        ]
+        for identifiers, wanted in (
+            (["app"], ["step2", "step1"]),
+            (["app", "other", "app:1"], ["step2", "step1"]),
+            (["alone", "nothing"], []),
+            (["base"], ["below"]),
+        ):
+            found = [seen.identifier for seen in nameless_ancestors(images, identifiers)]
+            self.assertEqual(found, wanted, identifiers)

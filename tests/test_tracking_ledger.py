@@ -504,7 +504,7 @@ class LifeTests(LedgerCase):
         self.clock.advance(3)
         failed = self.set(job, "failed", reason="its time was over", report=report)
         self.reopened()
-        found = self.successResultOf(self.ledger.jobs())[1]
+        found = next(each for each in self.successResultOf(self.ledger.jobs()) if each.name == "web")
         self.assertEqual(found, failed)
         self.assertEqual(found.request, job.request)
         self.assertEqual((found.owner, found.socket, found.created), (1000, "/run/s", 10_000_000.0))

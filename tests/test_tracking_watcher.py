@@ -326,6 +326,13 @@ class LabelTests(WatcherCase):
         self.assertEqual(self.shown(), sorted(wanted))
         self.assertEqual({row.job_id for row in self.recorded()}, {self.job_id})
 
+    def test_inherited(self) -> None:
+        """A container that may have the label from its image is nobody's, whatever the label says."""
+        self.engine.answers["/containers/json"] = [self.entry(self.job_id, ImageID="sha256:1")]
+        self.engine.answers["/images/sha256:1/json"] = {"Id": "sha256:1", "Config": {"Labels": self.ours}}
+        self.start()
+        self.assertEqual(self.shown(), [])
+
     def test_others(self) -> None:
         """What another tracker's job made, or what has an odd label, is not ours."""
         for owner in ("another", "", None, 7):
@@ -546,6 +553,20 @@ class LostTests(WatcherCase):
         self.start()
         self.assertEqual(self.state(first), "done")
         self.assertEqual({row.identifier: row.intent for row in self.recorded()}, {ID: first, OTHER: 0})
+
+    def test_look_now(self) -> None:
+        """Somebody who cannot wait for the next look has one of his own; each waits for the other."""
+        number = self.lose(("container", "web"))
+        self.engine.answers["/containers/json"] = [self.container(ID, "web")]
+        blocked: Deferred[Any] = Deferred()
+        self.engine.answers["/version"] = blocked
+        first, second = (Deferred.fromCoroutine(self.watcher.look_now()) for _ in range(2))
+        self.assertEqual(self.engine.asked, ["/version"])
+        self.engine.answers["/version"] = {}
+        blocked.callback({})
+        self.successResultOf(first)
+        self.successResultOf(second)
+        self.assertEqual((self.shown(), self.state(number)), ([("container", ID, "made")], "done"))
 
     def test_volumes_first(self) -> None:
         """Volumes that are there before their container are recorded, and the container is waited for."""

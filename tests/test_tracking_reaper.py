@@ -1,0 +1,675 @@
+"""The reaper: what goes, in which order, what stays, and what it does when the engine says no."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+
+from docker_tracker.errors import EngineError, LedgerError
+from docker_tracker.interfaces import IJob
+from docker_tracker.job import JobRequest, Keep, ReapReport
+from docker_tracker.job_settings import ReapSettings
+from docker_tracker.records import Intent, Relation, Resource, State
+from docker_tracker.tracking.ledger import Ledger
+from docker_tracker.tracking.reaper import Reaper
+from tests.support.model_engine import UNAVAILABLE, ModelEngine
+
+T = TypeVar("T")
+START = 10_000_000.0
+ANONYMOUS = "a" * 64
+SERVICE_LABEL = "com.docker.swarm.service.id"
+
+
+class ReapCase(SynchronousTestCase):
+    """A job, an engine, a ledger and a clock."""
+
+    def setUp(self) -> None:
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.proc = Path(directory.name) / "proc"
+        self.clock = Clock()
+        self.clock.advance(START)
+        self.engine = ModelEngine(self.clock)
+        self.ledger = Ledger(Path(directory.name) / "ledger.sqlite", None, None, self.clock.seconds)
+        self.ledger.open("instance")
+        self.addCleanup(self.ledger.close)
+        self.job = self.make_job("web")
+        self.looks = 0
+
+    def make_job(self, name: str, **request: Any) -> IJob:
+        return self.successResultOf(self.ledger.make_job(JobRequest(name=name, **request), None, ""))
+
+    def labels(self, **more: str) -> dict[str, str]:
+        return {
+            "docker-tracker.job-id": self.job.id,
+            "docker-tracker.job": self.job.name,
+            "docker-tracker.instance": "instance",
+            **more,
+        }
+
+    def add(self, kind: str, name: str = "", **more: Any) -> str:
+        """Have a thing that bears the job's labels."""
+        return self.engine.add(kind, name, self.labels(), **more)
+
+    def record(self, kind: str, identifier: str, **more: Any) -> str:
+        """Write down that the job made a thing."""
+        intent = Intent(job_id=self.job.id, operation="x", kind=kind)
+        number = self.successResultOf(self.ledger.intend(intent, "ENGINE"))
+        resource = Resource(kind=kind, identifier=identifier, **{"name": identifier, **more})
+        self.successResultOf(self.ledger.record(number, [resource], State.DONE))
+        return identifier
+
+    def existing(self) -> set[tuple[str, str]]:
+        found = self.successResultOf(self.ledger.resources())
+        return {(each.kind, each.identifier) for each in found if each.relation is Relation.MADE}
+
+    def reaper(self, **settings: Any) -> Reaper:
+        async def look() -> None:
+            self.looks += 1
+
+        settings = {"stop_seconds": 10.0, **settings}
+        engine, clock = self.engine, self.clock
+        return Reaper(engine, self.ledger, clock, ReapSettings(**settings), clock.seconds, look=look, proc=self.proc)
+
+    def finish(self, work: Coroutine[Any, Any, T], most: float = 1000.0) -> T:
+        """Let the time go by that something needs."""
+        done: Deferred[T] = Deferred.fromCoroutine(work)
+        end = self.clock.seconds() + most
+        while not done.called and self.clock.getDelayedCalls() and self.clock.seconds() < end:
+            due = min(call.getTime() for call in self.clock.getDelayedCalls())
+            self.clock.advance(max(0.0, due - self.clock.seconds()))
+        return self.successResultOf(done)
+
+    def reap(self, *, dry_run: bool = False, made_before: float | None = None, **settings: Any) -> ReapReport:
+        reaper = self.reaper(**settings)
+        return self.finish(reaper.reap(self.job, dry_run=dry_run, made_before=made_before))
+
+    def outcomes(self, report: ReapReport) -> dict[str, str]:
+        return {item.name or item.identifier: item.outcome for item in report.items}
+
+    def removals(self) -> list[str]:
+        return [call.split("?")[0].split("/")[1] for call in self.engine.asked if call.startswith("DELETE")]
+
+
+class OrderTests(ReapCase):
+    def test_all_kinds(self) -> None:
+        """Everything goes, in the one order: what would bring others back first, images last."""
+        self.engine.swarm = "active"
+        for kind in ("secret", "config", "volume", "network", "service"):
+            self.add(kind, kind)
+        self.add("container", "container", State={"Running": False, "Status": "exited"})
+        image = self.record("image", self.engine.add("image", "app:1"), name="")
+        self.record("image", "app:1", parent=image)
+        self.record("plugin", self.engine.add("plugin", "plug:1"))
+        report = self.reap()
+        self.assertTrue(report.complete, report)
+        self.assertEqual(
+            self.removals(),
+            [
+                "services",
+                "containers",
+                "networks",
+                "volumes",
+                "configs",
+                "secrets",
+                "plugins",
+                "images",
+            ],
+        )
+        self.assertEqual({kind: names for kind, names in self.engine.things.items() if names}, {})
+        self.assertEqual(self.existing(), set())
+        self.assertEqual(set(self.outcomes(report).values()), {"removed"})
+        self.assertEqual((report.passes, report.job, report.seconds), (2, "web", 0.0))
+
+    def test_nothing(self) -> None:
+        """A job that made nothing is done after one listing."""
+        report = self.reap()
+        self.assertEqual((report.items, report.passes, report.complete), ((), 1, True))
+        self.assertEqual(self.looks, 0)
+
+    def test_comes_late(self) -> None:
+        """What appears while others are removed is found by the next listing."""
+        self.add("network", "first")
+        late = iter(["second", "third"])
+
+        def appear(kind: str, identifier: str) -> None:
+            for name in late:
+                self.add("network", name)
+                return
+
+        self.engine.when_removed = appear
+        self.assertEqual(set(self.outcomes(self.reap())), {"first", "second", "third"})
+
+    def test_gone_already(self) -> None:
+        """What only the ledger has is noted as gone, and is nobody's work."""
+        self.record("container", "c" * 64)
+        report = self.reap()
+        self.assertEqual((report.items, self.existing()), ((), set()))
+
+    def test_dry_run(self) -> None:
+        """It is said what would go, and nothing is changed, in the ledger neither."""
+        self.add("container", "web")
+        self.add("volume", "cache-1")
+        self.record("volume", "gone")
+        report = self.reap(dry_run=True, keep=("volume:cache-*",))
+        self.assertEqual(self.outcomes(report), {"web": "would remove", "cache-1": "kept"})
+        self.assertTrue(report.dry_run)
+        self.assertEqual([call for call in self.engine.asked if not call.startswith("GET")], [])
+        self.assertIn(("volume", "gone"), self.existing())
+
+    def test_young(self) -> None:
+        """What was made after a given time is left alone."""
+        self.add("container", "old", created=START - 100)
+        self.add("container", "young", created=START - 10)
+        image = self.record("image", self.engine.add("image", "", created=5.0))
+        report = self.reap(made_before=START - 50)
+        self.assertEqual(self.outcomes(report), {"old": "removed"})
+        self.assertEqual(self.engine.named("container"), {"young"})
+        self.assertIn(image, self.engine.things["image"])
+
+    def test_together(self) -> None:
+        """Two reaps of one job wait for each other; of other jobs they do not."""
+        self.add("network", "net")
+        blocked: Deferred[Any] = Deferred()
+        self.engine.answers["GET /version"] = [blocked]
+        reaper = self.reaper()
+        first = Deferred.fromCoroutine(reaper.reap(self.job))
+        second = Deferred.fromCoroutine(reaper.reap(self.job))
+        other = self.successResultOf(Deferred.fromCoroutine(reaper.reap(self.make_job("other"))))
+        self.assertTrue(other.complete)
+        self.assertNoResult(first)
+        self.assertNoResult(second)
+        blocked.callback(None)
+        self.assertEqual(len(self.successResultOf(first).items), 1)
+        self.assertEqual(len(self.successResultOf(second).items), 0)
+        self.assertEqual(reaper._locks, {})
+
+
+class OwnerTests(ReapCase):
+    """Nobody else's things are touched, whatever their names."""
+
+    def test_strangers(self) -> None:
+        """Neither another job's, nor nobody's, nor what the job only used."""
+        for kind in ("container", "network", "volume"):
+            self.engine.add(kind, f"{kind}-nobodys")
+            self.engine.add(kind, f"{kind}-others", {"docker-tracker.job-id": "other"})
+        self.record("volume", self.engine.add("volume", "used"), relation=Relation.USED)
+        self.record("image", self.engine.add("image", "pulled:1"), relation=Relation.USED)
+        report = self.reap()
+        self.assertEqual(report.items, ())
+        self.assertEqual(self.removals(), [])
+
+    def test_label_wins(self) -> None:
+        """What the ledger gives to the job and the label to another one is the other's."""
+        self.record("volume", self.engine.add("volume", "v", {"docker-tracker.job-id": "other"}))
+        self.assertEqual(self.reap().items, ())
+        self.assertEqual(self.engine.named("volume"), {"v"})
+        self.assertEqual(self.existing(), set())
+
+    def test_engine_ignores_filter(self) -> None:
+        """An engine whose lists give more than was asked for tells us nothing wrong."""
+        entry = {"Id": "n" * 64, "Name": "n", "Labels": {"docker-tracker.job-id": "other"}}
+        self.engine.answers["GET /networks"] = [(200, [entry])] * 2
+        self.assertEqual(self.reap().items, ())
+
+    def test_inherited_label(self) -> None:
+        """A label that a container can have from its image proves nothing, unless the ledger knows of it."""
+        image = self.engine.add("image", "app:1", self.labels())
+        strangers = self.add("container", "strangers", Image=image)
+        ours = self.add("container", "ours", Image=image)
+        self.record("container", ours)
+        self.assertEqual(self.outcomes(self.reap()), {"ours": "removed"})
+        self.assertIn(strangers, self.engine.things["container"])
+
+    def test_name_came_back(self) -> None:
+        """A volume without labels that was made after the job's own is kept, and said so."""
+        self.record("volume", self.engine.add("volume", "same"))
+        self.clock.advance(60)
+        self.record("volume", self.engine.add("volume", "v", created=START))
+        self.engine.things["volume"]["same"]["CreatedAt"] = "1970-04-26T17:46:45Z"
+        report = self.reap()
+        self.assertEqual(self.outcomes(report), {"same": "kept", "v": "removed"})
+        self.assertIn("made after the job's volume of that name", report.items[0].reason)
+
+    def test_remote_clock(self) -> None:
+        """Another host's clock may go wrong by a minute."""
+        self.engine.address = "tcp://engine:2375"
+        self.record("volume", self.engine.add("volume", "v", created=START + 50))
+        self.assertEqual(self.outcomes(self.reap()), {"v": "removed"})
+
+    def test_other_engine(self) -> None:
+        """On another engine than the ledger's nothing is looked at."""
+        self.add("volume", "v")
+        self.record("volume", "w")
+        self.engine.name = "OTHER"
+        report = self.reap()
+        self.assertIn("the engine that answers is OTHER", report.problem)
+        self.assertFalse(report.complete)
+        self.assertEqual(self.engine.named("volume"), {"v"})
+
+    def test_name_changes_hands(self) -> None:
+        """A volume or plugin that is another one by the time of its removal is not touched."""
+        self.record("volume", self.engine.add("volume", "v"))
+        self.record("plugin", self.engine.add("plugin", "p:1"))
+        first = dict(self.engine.things["volume"]["v"])
+        self.engine.answers["GET /volumes/v"] = [None, (200, {**first, "Labels": {"a": "b"}}), None]
+        plugin = dict(self.engine.things["plugin"]["p:1"])
+        self.engine.answers["GET /plugins/p:1/json"] = [None, (200, {**plugin, "Id": "other"})]
+        self.engine.answers["GET /plugins/p:1/json"] += [(404, None)]
+        self.reap()
+        self.assertEqual(self.removals(), [])
+        self.assertEqual(self.existing(), set())
+
+    def test_own_container(self) -> None:
+        """The container that the tracker runs in stays."""
+        own = self.add("container", "tracker")
+        (self.proc / "self").mkdir(parents=True)
+        mount = f"1 2 0:1 /var/lib/docker/containers/{own}/hostname /etc/hostname rw"
+        (self.proc / "self/mountinfo").write_text(mount)
+        report = self.reap()
+        self.assertEqual(self.outcomes(report), {"tracker": "kept"})
+        self.assertEqual(self.engine.named("container"), {"tracker"})
+
+
+class ContainerTests(ReapCase):
+    def calls(self) -> list[str]:
+        return [call.replace("/containers/", "") for call in self.engine.asked if not call.startswith("GET")]
+
+    def test_ends_in_time(self) -> None:
+        """It gets its own signal and its own time, then it is removed by force with its anonymous volumes."""
+        config = {"StopSignal": "SIGUSR1", "StopTimeout": 30}
+        container = self.add("container", "web", Config=config, EndsAfter=20.0)
+        self.engine.mount(container, self.engine.add("volume", ANONYMOUS))
+        report = self.reap()
+        self.assertEqual(self.calls(), [f"POST {container}/kill?signal=SIGUSR1", f"DELETE {container}?force=1&v=1"])
+        self.assertTrue(20 <= report.seconds <= 21, report.seconds)
+        self.assertEqual(self.engine.named("volume"), set())
+
+    def test_does_not_heed(self) -> None:
+        """One that goes on gets so much time and no more: its own, else the setting's, and a share of all."""
+        cases: tuple[tuple[int | None, dict[str, Any], float], ...] = (
+            (3, {}, 3.0),
+            (None, {"stop_seconds": 7.0}, 7.0),
+            (3600, {"seconds": 60.0}, 30.0),
+            (-1, {"seconds": 60.0}, 30.0),
+            (0, {}, 0.0),
+            (None, {"stop_seconds": 0.0}, 0.0),
+        )
+        for timeout, settings, wanted in cases:
+            self.engine.asked.clear()
+            self.add("container", "web", Config={"StopTimeout": timeout})
+            report = self.reap(**settings)
+            self.assertEqual((self.outcomes(report), round(report.seconds, 6)), ({"web": "removed"}, wanted))
+            self.assertEqual(len(self.calls()), 2 if wanted else 1)
+
+    def test_at_once(self) -> None:
+        """Containers end side by side, not one after the other."""
+        for number in range(40):
+            self.add("container", f"c{number}", EndsAfter=4.9)
+        report = self.reap()
+        self.assertEqual(len(report.items), 40)
+        self.assertLess(report.seconds, 7)
+
+    def test_comes_back(self) -> None:
+        """A restart policy is taken away first."""
+        for policy, wanted in (("always", True), ("no", False), ("", False)):
+            self.engine.asked.clear()
+            host = {"RestartPolicy": {"Name": policy}}
+            container = self.add("container", "web", HostConfig=host, EndsAfter=0.0)
+            self.reap()
+            self.assertEqual(self.calls()[0] == f"POST {container}/update", wanted, policy)
+
+    def test_removes_itself(self) -> None:
+        """One that the engine removes when it has ended is gone, whoever was faster."""
+        self.add("container", "quick", HostConfig={"AutoRemove": True}, EndsAfter=0.01)
+        slow = self.add("container", "slow", EndsAfter=0.01)
+        busy = (409, {"message": f"removal of container {slow} is already in progress"})
+        self.engine.answers[f"DELETE /containers/{slow}"] = [busy] * 9
+        self.clock.callLater(8.0, self.engine.things["container"].pop, slow)
+        report = self.reap()
+        self.assertTrue(report.complete, report)
+        self.assertEqual(self.outcomes(report), {"quick": "removed", "slow": "removed"})
+
+    def test_states(self) -> None:
+        """What has no process to end, or none that can be told, is removed at once."""
+        for status, state in (
+            ("created", {}),
+            ("exited", {}),
+            ("dead", {"Dead": True}),
+            ("restarting", {"Running": True, "Restarting": True}),
+        ):
+            self.add("container", status, State={"Running": False, "Status": status, **state})
+        report = self.reap()
+        self.assertEqual((report.seconds, set(self.outcomes(report).values())), (0.0, {"removed"}))
+
+    def test_not_running_any_more(self) -> None:
+        """One that ends before its signal comes is removed all the same."""
+        container = self.add("container", "web")
+        self.engine.answers[f"POST /containers/{container}/kill"] = [(409, {"message": "is not running"})]
+        report = self.reap()
+        self.assertEqual((report.seconds, self.outcomes(report)), (0.0, {"web": "removed"}))
+
+    def test_volumes_of_others(self) -> None:
+        """An anonymous volume that it shares with one that was there before is not taken along."""
+        host = {"VolumesFrom": ["donor"]}
+        container = self.add("container", "web", HostConfig=host, EndsAfter=0.0)
+        self.engine.mount(
+            container, self.record("volume", self.engine.add("volume", ANONYMOUS), relation=Relation.USED)
+        )
+        self.reap()
+        self.assertEqual(self.engine.named("volume"), {ANONYMOUS})
+
+    def test_tasks(self) -> None:
+        """A task of a service is its swarm's to remove; one that the swarm forgets is removed after a minute."""
+        self.engine.swarm = "active"
+        service = self.add("service", "web")
+        labels = self.labels(**{SERVICE_LABEL: service})
+        for name in ("task", "forgotten"):
+            self.engine.add("container", name, labels, EndsAfter=0.0)
+        task = next(key for key, each in self.engine.things["container"].items() if each["Name"] == "/task")
+        self.clock.callLater(5, self.engine.things["container"].pop, task)
+        report = self.reap()
+        self.assertTrue(report.complete, report)
+        self.assertEqual(set(self.outcomes(report).values()), {"removed"})
+        self.assertEqual(self.removals(), ["services", "containers"])
+        self.assertGreater(report.seconds, 60)
+
+    def test_task_on_a_worker(self) -> None:
+        """On a node that manages nothing it is said where it can be removed."""
+        self.engine.swarm = "worker"
+        self.engine.add("container", "task", self.labels(**{SERVICE_LABEL: "s1"}))
+        report = self.reap()
+        self.assertIn("only a manager of the swarm", report.left[0].reason)
+
+    def test_task_of_a_service_that_stays(self) -> None:
+        """It waits until the time for all is over."""
+        self.engine.swarm = "active"
+        service = self.engine.add("service", "strangers")
+        self.engine.add("container", "task", self.labels(**{SERVICE_LABEL: service}))
+        report = self.reap(seconds=100.0)
+        self.assertIn("it took more than 100 s", report.problem)
+        self.assertIn("task of the service", report.left[0].reason)
+        self.assertEqual(self.engine.named("container"), {"task"})
+
+
+class ImageTests(ReapCase):
+    def test_ancestors(self) -> None:
+        """The steps of a build that the job made go one by one; nothing is pruned along with them."""
+        step = self.record("image", self.engine.add("image"))
+        theirs = self.engine.add("image")
+        self.record("image", self.engine.add("image", "", Parent=step), name="")
+        self.reap()
+        self.assertEqual({*self.engine.things["image"]}, {theirs})
+        self.assertTrue(all("noprune=1" in call for call in self.engine.asked if call.startswith("DELETE")))
+
+    def test_moved_tag(self) -> None:
+        """A tag that means another image now is not the job's any more."""
+        self.engine.add("image", "app:1")
+        self.record("image", "app:1", parent="sha256:" + "0" * 64)
+        self.assertEqual(self.reap().items, ())
+        self.assertEqual((self.engine.named("image"), self.existing()), ({"app:1"}, set()))
+
+    def test_strangers_tag(self) -> None:
+        """An image that somebody else gave a name stays, without the job's own names."""
+        image = self.record("image", self.engine.add("image", "", RepoTags=["mine:1", "theirs:1"]))
+        self.record("image", "mine:1", parent=image)
+        report = self.reap()
+        self.assertEqual(self.outcomes(report), {"mine:1": "removed", image: "left"})
+        self.assertEqual(report.left[0].reason, "others have named it theirs:1")
+        self.assertEqual(self.engine.named("image"), {"theirs:1"})
+
+    def test_tag_in_use(self) -> None:
+        """While a tag of the job's own cannot go, neither can the image."""
+        image = self.record("image", self.engine.add("image", "mine:1"))
+        self.record("image", "mine:1", parent=image)
+        stranger = self.engine.add("container", "stranger")
+        self.engine.things["container"][stranger]["Config"]["Image"] = "mine:1"
+        report = self.reap()
+        self.assertEqual(
+            [item.reason for item in report.left if item.identifier == image], ["it still has the name mine:1"]
+        )
+
+    def test_last_name(self) -> None:
+        """The last name of an image that the job did not make stays; one beside others goes."""
+        self.engine.add("image", "", RepoTags=["last:1"], RepoDigests=["last@sha256:" + "0" * 64])
+        self.engine.add("image", "", RepoTags=["alpine:latest", "mine:1"])
+        for tag in ("last:1", "mine:1"):
+            self.record("image", tag)
+        report = self.reap()
+        self.assertTrue(report.complete)
+        self.assertEqual(self.outcomes(report), {"last:1": "kept", "mine:1": "removed"})
+        self.assertEqual(self.engine.named("image"), {"last:1", "alpine:latest"})
+
+    def test_kept_by_the_setting(self) -> None:
+        """Images stay if the operator wants them to."""
+        image = self.record("image", self.engine.add("image", "mine:1"))
+        self.record("image", "mine:1", parent=image)
+        report = self.reap(images=False)
+        self.assertEqual(set(self.outcomes(report).values()), {"kept"})
+
+
+class PluginTests(ReapCase):
+    def test_disabled_first(self) -> None:
+        """It is disabled, then removed."""
+        self.record("plugin", self.engine.add("plugin", "p:1"))
+        self.assertTrue(self.reap().complete)
+        changes = [call for call in self.engine.asked if not call.startswith("GET")]
+        self.assertEqual(changes, ["POST /plugins/p:1/disable", "DELETE /plugins/p:1"])
+
+    def test_in_use(self) -> None:
+        """One that cannot be removed is enabled again; one that was not enabled is not."""
+        for enabled in (True, False):
+            self.record("plugin", self.engine.add("plugin", "p:1", Enabled=enabled))
+            refusal = (409, {"message": "plugin is in use"})
+            self.engine.answers["DELETE /plugins/p:1"] = [refusal] * 9
+            report = self.reap()
+            self.assertIn("in use", report.left[0].reason)
+            self.assertEqual(self.engine.things["plugin"]["p:1"]["Enabled"], enabled)
+
+
+class KeepTests(ReapCase):
+    def test_needed(self) -> None:
+        """What is kept keeps what it needs, and what that needs."""
+        network, volume = self.add("network", "net"), self.add("volume", "data")
+        image = self.record("image", self.engine.add("image", "app:1"), name="")
+        self.record("image", "app:1", parent=image)
+        donor = self.add("container", "donor", Image=image)
+        self.engine.mount(donor, volume)
+        keeper = self.add("container", "golden", HostConfig={"NetworkMode": f"container:{donor}"})
+        self.engine.connect(keeper, network)
+        self.add("network", "free")
+        report = self.reap(keep=("container:golden",))
+        self.assertEqual(
+            self.outcomes(report),
+            {
+                "net": "kept",
+                "data": "kept",
+                image: "kept",
+                "app:1": "kept",
+                "donor": "kept",
+                "golden": "kept",
+                "free": "removed",
+            },
+        )
+        self.assertTrue(report.complete)
+        reasons = {item.name: item.reason for item in report.items}
+        self.assertEqual(reasons["data"], "the container donor, which is kept, needs it")
+
+    def test_services(self) -> None:
+        """A service that is kept keeps its tasks, networks, secrets, configs, volumes."""
+        self.engine.swarm = "active"
+        network, secret, config = self.add("network", "net"), self.add("secret", "s"), self.add("config", "c")
+        self.add("volume", "v")
+        self.add("volume", "free")
+        container = {
+            "Secrets": [{"SecretID": secret}],
+            "Configs": [{"ConfigID": config}],
+            "Mounts": [{"Source": "v"}],
+            "Image": "app:1@sha256:0",
+        }
+        task = {"Networks": [{"Target": network}], "ContainerSpec": container}
+        service = self.add("service", "golden", Spec={"TaskTemplate": task})
+        self.engine.add("container", "task", self.labels(**{SERVICE_LABEL: service}))
+        report = self.reap(keep=("service:golden",))
+        kept = {name for name, outcome in self.outcomes(report).items() if outcome == "kept"}
+        self.assertEqual(kept, {"net", "s", "c", "v", "golden", "task"})
+
+    def test_jobs_own_rule_and_label(self) -> None:
+        """A job's rules hold beside the configuration's, and a client's label for its time."""
+        self.job = self.make_job("other", keep=(Keep("volume", "mine-*"),))
+        self.add("volume", "mine-1")
+        self.add("volume", "all-1")
+        self.engine.add("volume", "wished", self.labels(**{"docker-tracker.retain": "1h"}))
+        report = self.reap(keep=("*:all-*",))
+        self.assertEqual(self.outcomes(report), {"mine-1": "kept", "all-1": "kept", "wished": "kept"})
+        self.clock.advance(3601)
+        self.assertEqual(self.outcomes(self.reap(keep=("*:all-*",)))["wished"], "removed")
+
+    def test_anonymous_volume(self) -> None:
+        """A kept anonymous volume outlives its container, which the engine must not take it along with."""
+        container = self.add("container", "web", EndsAfter=0.0)
+        self.engine.mount(container, self.record("volume", self.engine.add("volume", ANONYMOUS)))
+        report = self.reap(keep=("volume:aaaa*",))
+        self.assertEqual(self.outcomes(report), {"web": "removed", ANONYMOUS: "kept"})
+        self.assertEqual(self.engine.named("volume"), {ANONYMOUS})
+
+
+class TroubleTests(ReapCase):
+    def test_in_use(self) -> None:
+        """What others use is tried for a while, then left; one failure does not stop the rest."""
+        network, volume = self.add("network", "net"), self.add("volume", "data")
+        stranger = self.engine.add("container", "stranger")
+        self.engine.connect(stranger, network)
+        self.engine.mount(stranger, volume)
+        self.engine.things["network"][network]["Containers"] = {stranger: {"Name": "stranger"}}
+        self.add("volume", "free")
+        report = self.reap()
+        self.assertEqual(self.outcomes(report), {"net": "left", "data": "left", "free": "removed"})
+        self.assertIn("(used by stranger)", next(item.reason for item in report.left if item.kind == "network"))
+        self.assertTrue(5 < report.seconds < 20, report.seconds)
+        self.assertFalse(report.complete)
+        self.assertIn(("stranger"), self.engine.named("container"))
+
+    def test_in_use_for_a_while(self) -> None:
+        """What becomes free goes."""
+        volume = self.add("volume", "data")
+        stranger = self.engine.add("container", "stranger")
+        self.engine.mount(stranger, volume)
+        self.clock.callLater(3, self.engine.things["container"].pop, stranger)
+        self.assertTrue(self.reap().complete)
+
+    def test_engine_restarts(self) -> None:
+        """An engine that goes away in the middle is waited for, and asked anew who it is."""
+        self.add("volume", "data")
+        self.engine.answers["DELETE /volumes/data"] = [UNAVAILABLE]
+        self.engine.answers["GET /version"] = [None, UNAVAILABLE, UNAVAILABLE]
+        report = self.reap()
+        self.assertTrue(report.complete, report)
+        self.assertEqual(self.outcomes(report), {"data": "removed"})
+        self.assertEqual(self.engine.forgotten, 3)
+
+    def test_no_engine(self) -> None:
+        """After so long it is given up, and said why."""
+        self.engine.answers["GET /version"] = [UNAVAILABLE] * 1000
+        report = self.reap(seconds=50.0)
+        self.assertEqual((report.problem, report.seconds), (f"it took more than 50 s: {UNAVAILABLE}", 50.0))
+        self.assertEqual(self.reap(dry_run=True).problem, str(UNAVAILABLE))
+
+    def test_wedged_engine(self) -> None:
+        """A call that is never answered ends with the time for all; what was not reached is left."""
+        self.add("volume", "data")
+        self.add("network", "net")
+        self.engine.answers["DELETE /networks/*"] = [Deferred()]
+        report = self.reap(seconds=5.0)
+        self.assertEqual(report.problem, "it took more than 5 s")
+        self.assertEqual({item.reason for item in report.left}, {"its turn did not come"})
+        self.assertEqual(len(report.left), 2)
+
+    def test_not_a_manager(self) -> None:
+        """What a swarm has, and no manager can be asked for, is left; without any swarm it is gone."""
+        for swarm, wanted in (("active", 1), ("locked", 1), ("inactive", 0)):
+            self.engine.swarm = swarm
+            self.record("service", "s" * 25)
+            self.engine.answers["GET /services*"] = [(503, {"message": "not a manager"})] * 99
+            self.engine.answers["GET /secrets"] = self.engine.answers["GET /configs"] = [(200, [])] * 99
+            self.assertEqual(len(self.reap().left), wanted, swarm)
+
+    def test_list_fails(self) -> None:
+        """A list that cannot be had is asked for again."""
+        self.engine.answers["GET /networks"] = [(500, {"message": "no"})]
+        self.add("network", "net")
+        self.assertEqual(self.outcomes(self.reap()), {"net": "removed"})
+
+    def test_ledger_fails(self) -> None:
+        """A ledger that cannot be read is tried a few times; one that can't be written stops no removal."""
+        self.add("volume", "data")
+
+        def fails(*_: object) -> Deferred[Any]:
+            failed: Deferred[Any] = Deferred()
+            failed.errback(LedgerError("/l", "disk full"))
+            return failed
+
+        patched = self.patch(self.ledger, "lost_of", fails)
+        report = self.reap()
+        self.assertEqual((report.problem, report.items), ("the ledger /l: disk full", ()))
+        patched.restore()
+        self.patch(self.ledger, "removed", fails)
+        with capturedLogs() as logs:
+            report = self.reap()
+        self.assertEqual(self.outcomes(report), {"data": "removed"})
+        self.assertEqual([event["log_level"] for event in logs], [LogLevel.error, LogLevel.info])
+
+    def test_odd_answer(self) -> None:
+        """An inspection that is refused in the middle is an engine that is away for a while."""
+        self.record("volume", self.engine.add("volume", "data"))
+        self.engine.answers["GET /volumes/data"] = [None, (500, {"message": "no"}), None, None]
+        self.assertEqual(self.outcomes(self.reap()), {"data": "removed"})
+
+    def test_a_defect(self) -> None:
+        """An error of ours is not passed by."""
+        self.add("volume", "data")
+        self.engine.answers["DELETE /volumes/data"] = [ZeroDivisionError()]
+        self.failureResultOf(Deferred.fromCoroutine(self.reaper().reap(self.job)), ZeroDivisionError)
+
+
+class LostTests(ReapCase):
+    """Creates whose answers nobody saw."""
+
+    def intend(self) -> int:
+        intent = Intent(job_id=self.job.id, operation="container_create", kind="container")
+        number = self.successResultOf(self.ledger.intend(intent, "ENGINE"))
+        self.successResultOf(self.ledger.settle(number, State.LOST))
+        return number
+
+    def test_appears(self) -> None:
+        """They are looked for first, and waited for a while; what they led to goes."""
+        self.intend()
+        self.clock.callLater(2.0, lambda: self.add("container", "late", EndsAfter=0.0))
+        report = self.reap()
+        self.assertEqual(self.outcomes(report), {"late": "removed"})
+        self.assertGreater(self.looks, 2)
+
+    def test_never_appears(self) -> None:
+        """The wait has an end: what comes later is the reconciler's."""
+        self.intend()
+        report = self.reap()
+        self.assertEqual((report.items, report.complete), ((), True))
+        self.assertTrue(5 <= report.seconds < 10, report.seconds)
+
+    def test_look_fails(self) -> None:
+        """A look that fails is an engine that fails."""
+        self.intend()
+        reaper = self.reaper(seconds=3.0)
+
+        async def look() -> None:
+            raise EngineError("the engine is odd")
+
+        reaper.look = look
+        self.assertIn("the engine is odd", self.finish(reaper.reap(self.job)).problem)

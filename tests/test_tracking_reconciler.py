@@ -1,0 +1,403 @@
+"""The reconciler: what belongs to no job goes, and nothing else does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail
+from twisted.logger import capturedLogs
+
+from docker_tracker.errors import LedgerError
+from docker_tracker.interfaces import IJob
+from docker_tracker.job import JobState, ReapReport
+from docker_tracker.job_settings import ReconcileSettings
+from docker_tracker.tracking.reconciler import Reconciler
+from tests.support.model_engine import UNAVAILABLE
+from tests.test_tracking_reaper import START, ReapCase
+
+HOUR = 3600.0
+
+
+class ReconcileCase(ReapCase):
+    """The job is over, unless a test says otherwise; all that is there is an hour old."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.clock.advance(HOUR)
+        self.open: dict[str, IJob] = {}
+        self.elsewhere: set[str] = set()
+        self.retries = 0
+        self.told: list[tuple[str, dict[str, Any]]] = []
+
+    def end(self, state: str = "gone") -> None:
+        self.job = self.successResultOf(self.ledger.set_job(self.job.id, JobState(state)))
+
+    def old(self, kind: str, name: str = "", labels: dict[str, str] | None = None, **more: Any) -> str:
+        """Have a thing from the time when the job was made."""
+        more = {"created": START, "EndsAfter": 0.0, **more}
+        return self.engine.add(kind, name, self.labels() if labels is None else labels, **more)
+
+    def unknown(self, job_id: str = "lost", name: str = "web", instance: str = "instance") -> dict[str, str]:
+        """Give labels of a job that the ledger does not know."""
+        values = {"job-id": job_id, "job": name, "instance": instance}
+        return {f"docker-tracker.{key}": value for key, value in values.items() if value}
+
+    def reconciler(self, **settings: Any) -> Reconciler:
+        def retry() -> None:
+            self.retries += 1
+
+        return Reconciler(
+            self.engine,
+            self.ledger,
+            self.reaper(),
+            self.clock,
+            ReconcileSettings(**settings),
+            "instance",
+            lambda: self.open,
+            self.elsewhere.__contains__,
+            now=self.clock.seconds,
+            retry=retry,
+            tell=lambda event, job, data: self.told.append((event, data)),
+        )
+
+    def once(self, dry_run: bool = False, adopt: str = "", **settings: Any) -> ReapReport:
+        return self.finish(self.reconciler(**settings).once(dry_run, adopt))
+
+    def all_names(self) -> set[str]:
+        return {name for kind in self.engine.things for name in self.engine.named(kind)}
+
+
+class FindTests(ReconcileCase):
+    def test_all_kinds(self) -> None:
+        """Whatever carries our label and belongs to no job is removed, and told."""
+        self.engine.swarm = "active"
+        for kind in ("container", "network", "volume", "service", "secret", "config"):
+            self.old(kind, f"the-{kind}")
+        self.record("image", self.engine.add("image"))
+        self.end()
+        self.clock.advance(HOUR)
+        report = self.once()
+        self.assertEqual((report.problem, report.left, self.all_names()), ("", (), set()))
+        self.assertEqual(len(report.items), 7)
+        self.assertEqual(self.told, [("reconciled", {"removed": 7})])
+        self.assertEqual(self.retries, 1)
+
+    def test_lost_answer(self) -> None:
+        """A container whose create was answered to nobody, after its job was gone, is found by its label."""
+        self.end()
+        self.old("container", "unheard-of")
+        self.assertEqual(self.outcomes(self.once()), {"unheard-of": "removed"})
+
+    def test_failed_job(self) -> None:
+        """What is left of a job that failed is tried again; then the job is gone."""
+        self.end("failed")
+        self.old("volume", "left")
+        self.assertTrue(self.once().complete)
+        (job,) = [job for job in self.successResultOf(self.ledger.jobs(everything=True)) if job.id == self.job.id]
+        self.assertEqual(job.state, JobState.GONE)
+
+    def test_still_failed(self) -> None:
+        """While something of it is left, or too young, it has failed."""
+        for created in (START, START + HOUR - 1):
+            self.end("failed")
+            volume = self.record("volume", self.old("volume", f"v{created:g}", created=created))
+            self.engine.mount(self.engine.add("container", "stranger"), volume)
+            self.once()
+            jobs = {job.id: job.state for job in self.successResultOf(self.ledger.jobs(everything=True))}
+            self.assertEqual(jobs[self.job.id], JobState.FAILED)
+
+    def test_unknown_job(self) -> None:
+        """A job that only labels tell of is written down, with what it made, and reaped."""
+        container = self.old("container", "web", self.unknown(), created=START - 50)
+        self.old("volume", "v", self.unknown(), created=START - 40)
+        dry = self.once(dry_run=True)
+        self.assertEqual(self.outcomes(dry), {"web": "would remove", "v": "would remove"})
+        self.assertEqual(len(self.successResultOf(self.ledger.jobs(everything=True))), 2)
+        report = self.once()
+        self.assertTrue(report.complete, report)
+        self.assertEqual(self.all_names(), set())
+        ((resource, job, intent),) = self.successResultOf(self.ledger.find(container))
+        assert job is not None
+        self.assertEqual((resource.name, job.name, job.state), ("web", "web", JobState.GONE))
+        self.assertEqual((job.created, intent), (START - 50, None))
+
+    def test_unknown_name(self) -> None:
+        """A job whose name no label tells gets one."""
+        self.old("volume", "v", self.unknown(name=""), created=START - 40)
+        self.assertEqual(self.outcomes(self.once()), {"v": "removed"})
+
+    def test_without_age(self) -> None:
+        """What does not say when it was made has its grace from when we found it."""
+        volume = self.old("volume", "v", self.unknown())
+        del self.engine.things["volume"][volume]["CreatedAt"]
+        self.assertEqual(self.once().items, ())
+        self.clock.advance(HOUR)
+        self.assertEqual(self.outcomes(self.once()), {"v": "removed"})
+
+    def test_gone_from_the_engine(self) -> None:
+        """What the ledger has and the engine has not is marked as removed, whoever's it is; not by a dry run."""
+        self.record("container", "c" * 64)
+        self.record("volume", self.old("volume", "there"))
+        self.once(dry_run=True)
+        self.assertEqual(len(self.existing()), 2)
+        self.once()
+        self.assertEqual(self.existing(), {("volume", "there")})
+
+    def test_dry_run(self) -> None:
+        """It is said what would go, by the log, too, and nothing does."""
+        self.old("volume", "v")
+        self.end()
+        with capturedLogs() as logs:
+            report = self.once(dry_run=True)
+        self.assertEqual(self.outcomes(report), {"v": "would remove"})
+        self.assertTrue(any(event.get("outcome") == "would remove" for event in logs))
+        self.assertEqual((self.all_names(), self.told, self.retries), ({"v"}, [], 0))
+
+
+class LeaveTests(ReconcileCase):
+    """Lessons that others have paid for."""
+
+    def test_another_instance(self) -> None:
+        """1. Another tracker's things on the same engine are not touched, whatever the names of its jobs."""
+        self.old("container", "theirs", self.unknown(instance="other"))
+        self.old("container", "odd", {"docker-tracker.instance": "instance"})
+        self.assertEqual(self.once().items, ())
+        self.assertEqual(self.all_names(), {"theirs", "odd"})
+
+    def test_same_instance(self) -> None:
+        """1. A private tracker with our ID has its jobs left alone while it lives."""
+        self.old("container", "theirs", self.unknown("private"), created=START - 50)
+        self.elsewhere.add("private")
+        self.assertEqual(self.once().items, ())
+        self.elsewhere.clear()
+        self.assertEqual(self.outcomes(self.once()), {"theirs": "removed"})
+
+    def test_twin(self) -> None:
+        """1. What our ledger should know of, and does not, is a copy's of us: it is said, and adopted on demand."""
+        self.old("container", "theirs", self.unknown(), created=START + 100)
+        with capturedLogs() as logs:
+            report = self.once()
+        self.assertEqual(self.outcomes(report), {"theirs": "kept"})
+        self.assertIn("another tracker with the same instance ID", report.items[0].reason)
+        self.assertTrue(any("another tracker" in str(event.get("reason")) for event in logs))
+        self.assertEqual(self.all_names(), {"theirs"})
+        self.assertEqual(self.outcomes(self.once(adopt="instance")), {"theirs": "removed"})
+        self.assertEqual(self.successResultOf(self.ledger.adopted_instances()), [])
+
+    def test_restart(self) -> None:
+        """2. The first pass comes after the longer of period and grace: what was there before a restart is known."""
+        for period, grace in ((100.0, 300.0), (500.0, 300.0)):
+            self.old("volume", "v")
+            self.end("gone")
+            reconciler = self.reconciler(period=period, creation_grace=grace)
+            reconciler.startService()
+            self.clock.advance(max(period, grace) - 1)
+            self.assertEqual(self.all_names(), {"v"})
+            self.clock.advance(1)
+            self.assertEqual(self.all_names(), set())
+            self.old("volume", "w")
+            self.clock.advance(period)
+            self.assertEqual(self.all_names(), set())
+            self.successResultOf(reconciler.stopService())
+            self.old("volume", "x")
+            self.clock.advance(10 * period)
+            self.assertEqual(self.all_names(), {"x"})
+            del self.engine.things["volume"]["x"]
+
+    def test_jobs_of_before(self) -> None:
+        """2. A job that the ledger has as open is left alone even if nobody has taken it up yet."""
+        for state in ("open", "draining", "reaping"):
+            self.old("volume", "v")
+            if state != "open":
+                self.end(state)
+            self.assertEqual(self.once().items, (), state)
+
+    def test_job_being_made(self) -> None:
+        """3. What a job makes while we look is its own: jobs are asked for after things."""
+        job_ids: list[str] = []
+
+        def while_listing() -> None:
+            job = self.make_job("new")
+            job_ids.append(job.id)
+            labels = {"docker-tracker.job-id": job.id, "docker-tracker.instance": "instance"}
+            self.engine.add("network", "new", labels, created=START)
+
+        listing: Deferred[Any] = Deferred()
+        self.engine.answers["GET /containers/json"] = [None, listing]
+        working = Deferred.fromCoroutine(self.reconciler().once())
+        while_listing()
+        listing.callback(None)
+        self.assertEqual(self.successResultOf(working).items, ())
+        self.assertEqual(self.all_names(), {"new"})
+
+    def test_young(self) -> None:
+        """3. A thing has its creation grace, whatever became of its job."""
+        self.end()
+        self.old("container", "young", created=START + HOUR - 299)
+        self.old("container", "old", created=START + HOUR - 301)
+        self.assertEqual(self.outcomes(self.once()), {"old": "removed"})
+        self.clock.advance(3)
+        self.assertEqual(self.outcomes(self.once()), {"young": "removed"})
+
+    def test_itself(self) -> None:
+        """4. The container that the tracker runs in stays, though it bears a label of a job that is gone."""
+        self.end()
+        own = self.old("container", "tracker")
+        (self.proc / "self").mkdir(parents=True)
+        mount = f"1 2 0:1 /var/lib/docker/containers/{own}/hostname /etc/hostname rw"
+        (self.proc / "self/mountinfo").write_text(mount)
+        settings: dict[str, Any] = {"mounts": ("/",), "name_pattern": ".*"}
+        self.engine.mount(own, "v")
+        self.assertEqual(self.outcomes(self.once(**settings)), {"tracker": "kept"})
+        self.engine.things["container"][own]["Config"]["Labels"] = {}
+        self.assertEqual(self.once(**settings).items, ())
+
+    def test_open_and_default(self) -> None:
+        """Whom somebody answers for is left alone; an earlier default had no end, and is told of."""
+        self.old("volume", "mine")
+        self.end("failed")
+        self.open[self.job.id] = self.job
+        default = self.successResultOf(self.ledger.job("default")).id
+        self.old("volume", "default", self.unknown(default, "default"))
+        self.old("volume", "before", self.unknown("older", "default"))
+        report = self.once()
+        self.assertEqual(self.outcomes(report), {"before": "kept"})
+        self.assertEqual(report.items[0].reason, "the job default has no end: reap older to remove it")
+        self.assertEqual(self.all_names(), {"mine", "default", "before"})
+        self.assertIn(("volume", "before"), self.existing())
+        self.assertEqual(self.outcomes(self.once()), {"before": "kept"})
+
+
+class AdoptTests(ReconcileCase):
+    def test_adopt(self) -> None:
+        """What a lost tracker made becomes ours, for ever; a dry run says what that would be."""
+        labels = self.unknown(instance="lost")
+        self.old("container", "web", labels, created=START + 100)
+        self.assertEqual(self.outcomes(self.once(dry_run=True, adopt="lost")), {"web": "would remove"})
+        self.assertEqual(self.once().items, ())
+        self.assertEqual(self.outcomes(self.once(adopt="lost")), {"web": "removed"})
+        self.old("container", "later", labels)
+        self.assertEqual(self.outcomes(self.once()), {"later": "removed"})
+
+
+class HeuristicTests(ReconcileCase):
+    def container(self, name: str, *sources: str, **more: Any) -> str:
+        container = self.old("container", name, more.pop("labels", {}), **more)
+        mounts = [{"Type": "bind", "Source": source} for source in sources]
+        self.engine.things["container"][container]["Mounts"] = mounts
+        return container
+
+    def test_before_labels(self) -> None:
+        """A running, old container without our labels goes if name and mounts say so, both."""
+        uuid = "web-0a1b2c3d"
+        self.container(uuid, "/srv/alloc/1")
+        self.container("web-1a1b2c3d", "/srv/alloc")
+        self.container("web-2a1b2c3d", "/srv/allocated")
+        self.container("web-3a1b2c3d")
+        self.container("other", "/srv/alloc/1")
+        self.container("xweb-4a1b2c3d", "/srv/alloc/1")
+        self.container("web-5a1b2c3d", "/srv/alloc/1", State={"Running": False, "Status": "exited"})
+        self.container("web-6a1b2c3d", "/srv/alloc/1", created=START + HOUR - 10)
+        self.container("web-7a1b2c3d", "/srv/alloc/1", labels={"docker-tracker.job-id": "other"})
+        self.record("container", self.container("web-8a1b2c3d", "/srv/alloc/1"))
+        settings: dict[str, Any] = {"mounts": ("/srv/alloc/",), "name_pattern": "web-[0-9a-f]{8}"}
+        wanted = {uuid, "web-1a1b2c3d"}
+        dry = self.once(dry_run=True, **settings)
+        self.assertEqual(self.outcomes(dry), dict.fromkeys(wanted, "would remove"))
+        before = self.all_names()
+        self.assertEqual(self.outcomes(self.once(**settings)), dict.fromkeys(wanted, "removed"))
+        self.assertEqual(before - self.all_names(), wanted)
+        self.assertEqual(self.once().items, ())
+
+    def test_gone_meanwhile(self) -> None:
+        """One that ends between the list and the look is nobody's work; one that can't be removed is left."""
+        gone, busy = self.container("a", "/m"), self.container("b", "/m")
+        self.engine.answers[f"GET /containers/{gone}/json"] = [(404, None)]
+        self.engine.answers[f"DELETE /containers/{busy}"] = [(500, {"message": "device busy"})]
+        report = self.once(mounts=("/m",), name_pattern="a|b")
+        self.assertEqual(self.outcomes(report), {"b": "left"})
+        self.assertIn("device busy", report.left[0].reason)
+
+
+class TroubleTests(ReconcileCase):
+    def test_unhealthy(self) -> None:
+        """Without the ledger's own engine nothing is done; it is said once, and once when it is over."""
+        self.old("volume", "v")
+        self.end()
+        reconciler = self.reconciler()
+        levels = []
+        for answer in (UNAVAILABLE, UNAVAILABLE, None, None, UNAVAILABLE):
+            self.engine.answers["GET /version"] = [answer]
+            with capturedLogs() as logs:
+                report = self.finish(reconciler.once(dry_run=True))
+            levels.append([event["log_level"].name for event in logs if "compared" in event["log_format"]])
+            self.assertEqual(report.problem, str(answer or ""))
+        self.assertEqual(levels, [["warn"], [], ["info"], [], ["warn"]])
+        self.assertGreaterEqual(self.engine.forgotten, 3)
+        self.engine.answers.clear()
+        self.successResultOf(self.ledger.check_engine("ENGINE"))
+        self.engine.name = "OTHER"
+        self.assertIn("the engine that answers is OTHER", self.once().problem)
+        self.assertEqual(self.all_names(), {"v"})
+
+    def test_wedged(self) -> None:
+        """A call that nobody answers ends after thirty seconds, or a period if that is longer."""
+        for period, seconds in ((10.0, 30.0), (60.0, 60.0)):
+            self.engine.answers["GET /version"] = [Deferred()]
+            report = self.once(period=period)
+            self.assertIn(f"did not answer within {seconds:g} s", report.problem)
+            self.assertEqual(report.seconds, seconds)
+
+    def test_reap_fails(self) -> None:
+        """A job that cannot be reaped does not stop the others, and is told."""
+        self.old("volume", "v")
+        self.end()
+        self.old("network", "n", self.unknown(), created=START - 50)
+        self.engine.answers["DELETE /volumes/v"] = [UNAVAILABLE] * 99
+        report = self.once()
+        self.assertEqual(self.outcomes(report), {"v": "left", "n": "removed"})
+        self.assertIn("job web: it took more than 300 s", report.problem)
+
+    def test_one_at_a_time(self) -> None:
+        """A pass that is asked for while one is under way waits for it."""
+        blocked: Deferred[Any] = Deferred()
+        self.engine.answers["GET /version"] = [blocked]
+        reconciler = self.reconciler()
+        first = Deferred.fromCoroutine(reconciler.once())
+        second = Deferred.fromCoroutine(reconciler.once())
+        self.assertEqual(self.engine.asked, ["GET /version"])
+        blocked.callback(None)
+        self.successResultOf(first)
+        self.successResultOf(second)
+
+    def test_not_enabled(self) -> None:
+        """If it is not wanted, nothing happens by itself."""
+        reconciler = self.reconciler(enabled=False)
+        reconciler.startService()
+        self.clock.advance(10_000)
+        self.assertEqual(self.engine.asked, [])
+        self.successResultOf(reconciler.stopService())
+
+    def test_stopped_in_the_middle(self) -> None:
+        """A stop ends the pass that is under way."""
+        self.engine.answers["GET /version"] = [Deferred()]
+        reconciler = self.reconciler()
+        reconciler.startService()
+        self.clock.advance(300)
+        self.assertEqual(self.engine.asked, ["GET /version"])
+        self.successResultOf(reconciler.stopService())
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_defect(self) -> None:
+        """An error of ours ends the service, and is logged with its traceback."""
+        self.patch(self.ledger, "resources", lambda *_: fail(ZeroDivisionError()))
+        reconciler = self.reconciler()
+        reconciler.startService()
+        self.clock.advance(300)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.successResultOf(reconciler.stopService())
+
+    def test_ledger_fails(self) -> None:
+        """A ledger that cannot be read is a reason, too."""
+        self.patch(self.ledger, "resources", lambda *_: fail(LedgerError("/l", "disk full")))
+        self.assertEqual(self.once().problem, "the ledger /l: disk full")
