@@ -506,6 +506,23 @@ class ImageTests(RecorderCase):
         self.assertEqual(asked.notes["resource"], IMAGE)
         self.settled()
 
+    def test_steps_of_a_build(self) -> None:
+        """The nameless images that a build went through are the job's, but for those that were there before."""
+        steps = [f"sha256:{number}" * 8 for number in range(3)]
+        self.engine.answers["/images/json"] = [{"Id": steps[0]}]
+        asked = self.forward("POST", "/build?t=mine:1")
+        parents = zip([IMAGE, steps[2], steps[1], steps[0]], [steps[2], steps[1], steps[0], ""], strict=True)
+        images = [{"Id": identifier, "ParentId": parent} for identifier, parent in parents]
+        images[0]["RepoTags"] = ["mine:1"]  # type: ignore[assignment]
+        self.engine.answers["/images/json"] = images
+        for image in images:
+            self.engine.answers[f"/images/{image['Id']}/json"] = image
+        self.engine.answers["/images/mine:1/json"] = images[0]
+        self.answer(asked, lines=({"aux": {"ID": IMAGE}},))
+        made = [("image", "mine:1", "made"), *(("image", identifier, "made") for identifier in (IMAGE, *steps[1:]))]
+        self.assertEqual(self.shown(), sorted(made))
+        self.settled()
+
     def test_recorded_at_once(self) -> None:
         """What a line tells of is recorded when the line goes by."""
         asked = self.forward("POST", "/build")

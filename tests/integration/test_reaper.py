@@ -60,6 +60,7 @@ class ReaperTests(TestCase):
         self.addCleanup(lambda: Deferred.fromCoroutine(self.engine.close()))
         self.job = self.make_job()
         self.label = f"--label=docker-tracker.job-id={self.job.id}"
+        self.images = set(self.docker("images", "-aq", "--no-trunc").split())
         self.addCleanup(self.sweep)
 
     def make_job(self, **request: Any) -> IJob:
@@ -79,6 +80,8 @@ class ReaperTests(TestCase):
         for line in self.docker("images", "--format={{.Repository}}:{{.Tag}}").split():
             if line.startswith(self.mark):
                 self.docker("rmi", "-f", line)
+        while left := set(self.docker("images", "-aq", "--no-trunc", "--filter=dangling=true").split()) - self.images:
+            self.docker("rmi", left.pop())
 
     def docker(self, *arguments: str, data: bytes = b"") -> str:
         return docker(*arguments, address=self.address, data=data).stdout.decode().strip()
