@@ -37,6 +37,7 @@ from docker_tracker.http1.scanner import Body, HeadScanner, body_for
 from docker_tracker.interceptor import Interceptor
 from docker_tracker.interfaces import IInterceptor
 from docker_tracker.proxy.plan import Named
+from tests.support import http2_fuzz
 from tests.support.odd_requests import CREATE, DAMAGES, chunked, connection, cut
 from tests.support.wires import MemoryWire, Wires
 
@@ -425,10 +426,16 @@ def fuzz_conversations(source: random.Random) -> None:
         Play(source, watched=source.random() < 0.4).run()
 
 
+def fuzz_http2(source: random.Random) -> None:
+    """See `http2_fuzz.fuzz`."""
+    http2_fuzz.fuzz(source, damaged, check)
+
+
 TARGETS: dict[str, Callable[[random.Random], None]] = {
     "messages": fuzz_messages,
     "documents": fuzz_documents,
     "conversations": fuzz_conversations,
+    "http2": fuzz_http2,
 }
 
 

@@ -482,6 +482,24 @@ class ResetTests(Linked):
         self.link.pump()
         self.assertEqual((self.link.engine.seen[first].reset, self.link.client.seen[second].reset), (8, 2))
 
+    def test_late_headers_of_the_client(self) -> None:
+        """Headers of a call that is over go through, as the engine's table needs them."""
+        stream = self.link.call(STATUS, b"s")
+        self.link.engine.h2.reset_stream(stream, 2)
+        self.link.pump()
+        raw = frames.build(Kind.HEADERS, 5, stream, literal(b"x", b"y"))
+        self.link.mediator.client_data(raw)
+        self.assertEqual(self.link.mediator.for_engine(), raw)
+        self.assertEqual(self.link.owner.opens, [(STATUS, "")])
+
+    def test_reset_of_a_refused_call(self) -> None:
+        """The engine's late reset of a refused call does not reach the client."""
+        stream = self.link.call(FRONTEND, FRONTEND_MESSAGE, "r")
+        self.link.mediator.refuse(self.link.owner.requests[0][0], 7, "no")
+        self.link.pump()
+        self.link.mediator.engine_data(frames.rst_stream(stream, 2))
+        self.assertEqual(self.link.mediator.for_client(), b"")
+
 
 class EndTests(Linked):
     def test_client_gone(self) -> None:

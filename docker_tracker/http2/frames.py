@@ -160,11 +160,6 @@ class FrameScanner:
         self._place = 0
         return None
 
-    def clear(self) -> None:
-        """Forget what was not taken."""
-        self._data.clear()
-        self._place = 0
-
 
 def build(kind: int, flags: int, stream: int, payload: Bytes = b"") -> bytes:
     """Return a frame."""
