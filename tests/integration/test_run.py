@@ -1,0 +1,341 @@
+"""``docker-tracker run`` on a real engine: whatever is killed, nothing stays of what its command made."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from docker_tracker.state_lock import is_held
+from tests.support.daemon import Daemon, daemon_environment
+from tests.support.dockerd import IMAGE
+from tests.support.engine import docker, engine_address, require_program
+from tests.support.short import short_directory
+
+PIDS = Path("/sys/fs/cgroup/pids")
+# What this is for is that it does not end by itself.
+LEAK = f"docker run -d --label run-test=$MARK --stop-signal KILL {IMAGE} sleep 1000"
+GO_ON = f"{LEAK} && echo ready && sleep 1000"
+
+
+class RunCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.engine = engine_address()
+        require_program("docker", "docker.io")
+        self.directory = short_directory(self)
+        self.mark = uuid.uuid4().hex
+        self.environment = {
+            **daemon_environment(self.directory, {}),
+            "DOCKER_HOST": self.engine,
+            "DOCKER_TRACKER_STATE_DIR": str(self.directory / "state"),
+            "DOCKER_TRACKER_RUN_DIR": str(self.directory / "run"),
+            "MARK": self.mark,
+        }
+        self.addCleanup(self.remove_rest)
+
+    def remove_rest(self) -> None:
+        """After a failure things may be there."""
+        for pid in self.pids_with(str(self.directory).encode(), "cmdline"):
+            os.kill(pid, signal.SIGKILL)
+        for identifier in self.containers():
+            docker("rm", "--force", identifier, address=self.engine)
+
+    def containers(self) -> list[str]:
+        found = docker("ps", "-aq", f"--filter=label=run-test={self.mark}", address=self.engine)
+        return found.stdout.decode().split()
+
+    def pids_with(self, text: bytes, what: str) -> list[int]:
+        """Give the processes in whose command line or environment something stands, but for this one."""
+        found = []
+        for directory in Path("/proc").iterdir():
+            if directory.name.isdigit() and int(directory.name) != os.getpid():
+                try:
+                    if text in (directory / what).read_bytes():
+                        found.append(int(directory.name))
+                except OSError:  # it has ended
+                    continue
+        return found
+
+    def trackers(self) -> list[Path]:
+        """Give the directories of private trackers that are alive."""
+        private = self.directory / "state/private"
+        if not private.is_dir():
+            return []
+        return [each for each in private.iterdir() if each.is_dir() and is_held(each)]
+
+    def line(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-P", "-m", "docker_tracker.cli.main", "run", *arguments]
+
+    def run_to_end(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        environment = {**self.environment, **more}
+        return subprocess.run(
+            self.line(*arguments), env=environment, cwd="/", capture_output=True, text=True, timeout=60, check=False
+        )
+
+    def begin(self, *arguments: str, before: tuple[str, ...] = (), **more: str) -> subprocess.Popen[bytes]:
+        """Start one that makes a container and goes on, in a process group of its own; return when it has."""
+        process = subprocess.Popen(
+            [*before, *self.line(*arguments, "--", "sh", "-c", GO_ON)],
+            env={**self.environment, **more},
+            cwd="/",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self.addCleanup(self.finish, process)
+        assert process.stdout is not None
+        process.stdout.readline()
+        self.assertEqual(process.stdout.readline(), b"ready\n")
+        self.assertEqual(len(self.containers()), 1)
+        return process
+
+    def finish(self, process: subprocess.Popen[bytes]) -> None:
+        with contextlib.suppress(ProcessLookupError):  # nobody is left
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+    def wait_for(self, what: str, condition: Callable[[], Any], seconds: float = 30) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            self.assertLess(time.monotonic(), end, f"waited in vain: {what}")
+            time.sleep(0.05)
+
+    def all_gone(self) -> None:
+        self.wait_for("the container is gone", lambda: not self.containers())
+        self.wait_for("the tracker has ended", lambda: not self.trackers())
+
+
+class PrivateTests(RunCase):
+    """Without a daemon."""
+
+    def test_clean(self) -> None:
+        """A command that leaves nothing runs as if it were alone; nothing of the tracker stays either."""
+        done = self.run_to_end("--", "docker", "run", "--rm", IMAGE, "echo", "hello")
+        self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "hello\n", ""))
+        self.wait_for("the tracker has ended", lambda: not self.trackers())
+        self.wait_for("its directory is gone", lambda: os.listdir(self.directory / "state/private") == ["starting"])
+        self.assertEqual(os.listdir(self.directory / "run/private"), [])
+
+    def test_leftovers(self) -> None:
+        """What a command left over is removed and reported, and is an error if that is asked for."""
+        report = self.directory / "report.json"
+        done = self.run_to_end("--job=leaky", "--fail-on-leak", f"--report={report}", "--", "sh", "-c", LEAK)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("docker-tracker: job leaky left over 1 thing: 1 removed in ", done.stderr)
+        self.assertEqual(self.containers(), [])
+        table = json.loads(report.read_text())
+        self.assertEqual((table["status"], table["leaked"], table["job"]["state"]), (0, 1, "gone"))
+        self.assertEqual(table["job"]["report"]["items"][0]["identifier"], done.stdout.strip())
+
+    def test_keep(self) -> None:
+        """A job that is kept goes on, and with it its tracker, which holds no pipe open; then it is ended."""
+        done = self.run_to_end("--keep", "--job=kept", "--", "sh", "-c", LEAK)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("job kept is kept, with 1 thing\n  container ", done.stderr)
+        self.assertEqual((len(self.containers()), len(self.trackers())), (1, 1))
+        command = done.stderr.rpartition("to remove it: docker-tracker ")[2].split()
+        subprocess.run(
+            [sys.executable, "-P", "-m", "docker_tracker.cli.main", *command],
+            env=self.environment,
+            cwd="/",
+            stdout=subprocess.DEVNULL,
+            check=True,
+            timeout=60,
+        )
+        self.all_gone()
+
+    def test_shell(self) -> None:
+        """``$(docker-tracker run -- true)`` returns at once, as nobody else has the pipe."""
+        text = f'said="$({" ".join(self.line("--keep", "--", "echo", "hello"))})" && echo "<$said>"'
+        done = subprocess.run(
+            ["sh", "-c", text], env=self.environment, cwd="/", capture_output=True, text=True, timeout=30, check=False
+        )
+        self.assertEqual(done.stdout, "<hello>\n", done.stderr)
+        (tracker,) = self.trackers()
+        for pid in self.pids_with(str(tracker).encode(), "cmdline"):
+            self.assertEqual(os.getsid(pid), os.getpgid(pid))
+            self.assertEqual(os.readlink(f"/proc/{pid}/cwd"), "/")
+
+    def test_killed(self) -> None:
+        """SIGKILL of ``run`` alone: the tracker sees its end, and removes what its command made."""
+        self.begin("--private").kill()
+        self.all_gone()
+
+    def test_group_killed(self) -> None:
+        """SIGKILL of the whole process group."""
+        process = self.begin("--private")
+        os.killpg(process.pid, signal.SIGKILL)
+        self.all_gone()
+
+    def test_marked_killed(self) -> None:
+        """SIGKILL of all that carry a build's mark, as Jenkins and GitHub's runner do it: the tracker does not."""
+        for name in ("JENKINS_NODE_COOKIE", "BUILD_ID", "RUNNER_TRACKING_ID"):
+            value = uuid.uuid4().hex
+            self.begin("--private", **{name: value})
+            (tracker,) = self.trackers()
+            marked = self.pids_with(f"{name}={value}".encode(), "environ")
+            self.assertGreaterEqual(len(marked), 3)
+            for pid in marked:
+                os.kill(pid, signal.SIGKILL)
+            self.assertTrue(is_held(tracker))
+            self.all_gone()
+
+    def test_cgroup_killed(self) -> None:
+        """The end of the cgroup is the end of the tracker, too; the next ``run`` sweeps up behind it."""
+        cgroup = PIDS / f"docker-tracker-test-{self.mark[:12]}"
+        try:
+            cgroup.mkdir()
+        except OSError as error:
+            raise SkipTest(f"no cgroup of version 1 can be made: {error}") from error
+        self.addCleanup(lambda: self.wait_for("the cgroup is empty", lambda: cgroup.rmdir() or True))
+        self.begin("--private", before=("sh", "-c", f'echo $$ > {cgroup}/cgroup.procs && exec "$@"', "sh"))
+        pids = (cgroup / "cgroup.procs").read_text().split()
+        self.assertGreaterEqual(len(pids), 4)
+        for pid in pids:
+            os.kill(int(pid), signal.SIGKILL)
+        self.wait_for("the tracker has ended", lambda: not self.trackers())
+        self.assertEqual(len(self.containers()), 1)
+        self.swept()
+
+    def test_name_space_ended(self) -> None:
+        """The end of the pid name space: all in it are dead at once; the next ``run`` sweeps up behind them."""
+        unshare = require_program("unshare", "util-linux")
+        try:
+            subprocess.run([unshare, "--pid", "--fork", "--mount-proc", "true"], check=True, capture_output=True)
+        except subprocess.CalledProcessError as error:
+            raise SkipTest(f"no pid name space can be made: {error}") from error
+        process = self.begin("--private", before=(unshare, "--pid", "--fork", "--kill-child", "--mount-proc"))
+        process.kill()
+        self.wait_for("the tracker has ended", lambda: not self.trackers())
+        self.assertEqual(len(self.containers()), 1)
+        self.swept()
+
+    def swept(self) -> None:
+        done = self.run_to_end("--private", "--", "true")
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.all_gone()
+        self.wait_for("no directory is left", lambda: os.listdir(self.directory / "state/private") == ["starting"])
+
+    def test_tracker_killed(self) -> None:
+        """If the tracker itself is killed, a sweep takes its job up again: the command goes on with the same socket."""
+        process = self.begin("--private")
+        (tracker,) = self.trackers()
+        for pid in self.pids_with(str(tracker).encode(), "cmdline"):
+            os.kill(pid, signal.SIGKILL)
+        self.wait_for("the tracker has ended", lambda: not self.trackers())
+        self.assertEqual(self.run_to_end("--private", "--", "true").returncode, 0)
+        self.assertEqual((self.trackers(), len(self.containers())), ([tracker], 1))
+        process.terminate()
+        self.assertEqual(process.wait(30), 128 + signal.SIGTERM)
+        self.all_gone()
+
+    def test_no_engine(self) -> None:
+        """The engine need not be there for a command that does not use it; an address that is none is an error."""
+        done = self.run_to_end("--", "true", DOCKER_HOST="ssh://nowhere")
+        self.assertEqual(done.returncode, 125)
+        self.assertIn("ssh://", done.stderr)
+        self.assertEqual(done.stderr.count("\n"), 1)
+
+    def test_statuses(self) -> None:
+        """The exit status is the command's, or says that it cannot be run."""
+        for command, status in (("exit 7", 7), ("kill -TERM $$", 143)):
+            done = self.run_to_end("--", "sh", "-c", command)
+            self.assertEqual((done.returncode, done.stderr), (status, ""))
+        for path, status in (("/nowhere/to/be/found", 127), ("/etc/passwd", 126)):
+            done = self.run_to_end("--", path)
+            self.assertEqual(done.returncode, status)
+            self.assertIn(f"docker-tracker: cannot run {path}: ", done.stderr)
+
+
+class DaemonTests(RunCase):
+    """With the host's daemon."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.daemon = Daemon(f"--engine={self.engine}")
+        self.addCleanup(self.daemon.discard)
+        self.control = self.daemon.directory / "run/control.sock"
+        self.daemon.start()
+        self.daemon.wait_for(self.control.exists)
+        self.environment["DOCKER_TRACKER_CONTROL"] = f"unix://{self.control}"
+
+    def test_leftovers(self) -> None:
+        """The daemon's job is made and ended; no private tracker is needed."""
+        done = self.run_to_end("--job=with-daemon", "--", "sh", "-c", f"{LEAK}; echo $DOCKER_HOST; exit 3")
+        self.assertEqual(done.returncode, 3)
+        self.assertIn(f"unix://{self.daemon.directory}/run/jobs/with-daemon.sock", done.stdout)
+        self.assertIn("left over 1 thing: 1 removed", done.stderr)
+        self.assertEqual((self.containers(), self.trackers()), ([], []))
+
+    def test_killed(self) -> None:
+        """SIGKILL of ``run`` ends the job."""
+        self.begin().kill()
+        self.all_gone()
+
+    def test_name_taken(self) -> None:
+        """Two jobs of one name are not run at one time."""
+        self.begin("--job=twice")
+        done = self.run_to_end("--job=twice", "--", "true")
+        self.assertEqual(done.returncode, 125)
+        self.assertIn("twice", done.stderr)
+
+    def test_kept_on_failure(self) -> None:
+        """What a failed command made is kept for a while, and it is said how to look at it and to remove it."""
+        done = self.run_to_end("--job=failing", "--keep-on-failure=1h", "--", "sh", "-c", f"{LEAK}; exit 1")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("1 kept", done.stderr)
+        self.assertIn("docker unpause", done.stderr)
+        self.assertEqual(len(self.containers()), 1)
+        command = done.stderr.rpartition("to try now: docker-tracker ")[2].split()
+        subprocess.run(
+            [sys.executable, "-P", "-m", "docker_tracker.cli.main", *command],
+            env=self.environment,
+            cwd="/",
+            capture_output=True,
+            check=True,
+            timeout=60,
+        )
+        self.assertEqual(self.containers(), [])
+
+    def test_keep_rule(self) -> None:
+        """What a rule keeps is told, and is no leak."""
+        name = f"cache-{self.mark[:12]}"
+        self.addCleanup(docker, "volume", "rm", name, address=self.engine)
+        done = self.run_to_end("--keep-rule=volume:cache-*", "--fail-on-leak", "--", "docker", "volume", "create", name)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn(f"1 kept\n  volume {name} kept", done.stderr)
+        docker("volume", "inspect", name, address=self.engine)
+
+    def test_restart(self) -> None:
+        """The daemon may be restarted under a job; it is held again, and cleaned up after as ever."""
+        process = self.begin("--job=long")
+        self.daemon.stop()
+        self.daemon.start()
+        self.daemon.wait_for(self.control.exists)
+        self.assertEqual(len(self.containers()), 1)
+        process.terminate()
+        self.assertEqual(process.wait(60), 143)
+        self.assertEqual(self.containers(), [])
+
+    def test_refusing_socket(self) -> None:
+        """A control socket at which nobody listens is an error, not a reason to go private."""
+        self.daemon.stop(signal.SIGKILL)
+        done = self.run_to_end("--", "true")
+        self.assertEqual(done.returncode, 125)
+        self.assertIn("nobody listens at the control socket", done.stderr)
+        self.assertEqual(self.trackers(), [])
+
+    def test_private(self) -> None:
+        """``--private`` does without the daemon."""
+        done = self.run_to_end("--private", "--", "sh", "-c", "echo $DOCKER_HOST")
+        self.assertIn(f"unix://{self.directory}/run/private/", done.stdout)
