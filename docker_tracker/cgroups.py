@@ -179,12 +179,18 @@ def own_parent(job_id: str, systemd: bool) -> str:
     return f"docker-tracker-{job_id}.slice" if systemd else f"/docker-tracker/{job_id}"
 
 
-def own_directories(job_id: str, proc: Path = PROC) -> list[Path]:
-    """Return the directories of a job's own cgroup under the driver cgroupfs, whether they are there or not."""
+def own_directories(job_id: str, proc: Path = PROC, *, controlled: bool = False) -> list[Path]:
+    """Return the directories of a job's own cgroup under the driver cgroupfs, whether they are there or not.
+
+    The engine makes them in all hierarchies.
+
+    :param controlled: Only where resources are controlled; by the others systemd knows whose its processes are.
+    """
     found = hierarchies(proc)
-    # Where hierarchies of version 1 control, the other one does not, and the engine leaves it alone.
-    old = any(not name.startswith("name=") for each in found for name in each.controllers)
-    return [each.path / own_parent(job_id, False)[1:] for each in found if not (old and each.unified)]
+    old = [each for each in found if any(not name.startswith("name=") for name in each.controllers)]
+    if controlled:
+        found = old or [each for each in found if each.unified]
+    return [each.path / own_parent(job_id, False)[1:] for each in found]
 
 
 def make(directory: Path) -> None:

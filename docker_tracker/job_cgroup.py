@@ -48,8 +48,8 @@ class JobCgroup:
         """What the engine calls it."""
         return cgroups.own_parent(self.job_id, self.systemd)
 
-    def _directories(self) -> list[Path]:
-        return cgroups.own_directories(self.job_id, self.proc)
+    def _directories(self, controlled: bool = True) -> list[Path]:
+        return cgroups.own_directories(self.job_id, self.proc, controlled=controlled)
 
     async def make(self) -> None:
         """Make it; if it is there already, nothing changes.
@@ -103,7 +103,7 @@ class JobCgroup:
         if self.systemd:
             return await self._stop()
         left = []
-        for directory in self._directories():
+        for directory in self._directories(controlled=False):
             try:
                 if not cgroups.remove(directory):
                     left.append(f"{directory}: processes are in it")

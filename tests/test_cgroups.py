@@ -186,16 +186,21 @@ class OwnTests(_Case):
         )
 
     def test_directories(self) -> None:
-        """It is in every hierarchy of version 1, or in that of version 2."""
-        self.mount(pids="pids", systemd="name=systemd", unified="")
-        directories = own_directories("abc", self.proc)
-        self.assertEqual(directories, [self.mounted / name / "docker-tracker/abc" for name in ("pids", "systemd")])
-        self.mount(systemd="name=systemd", unified="")
-        self.assertIn(self.mounted / "unified/docker-tracker/abc", own_directories("abc", self.proc))
+        """It is where resources are controlled; the engine makes others, too, which are removed as well."""
+        for mounts, controlled in (
+            ({"pids": "pids", "systemd": "name=systemd", "unified": ""}, ["pids"]),
+            ({"systemd": "name=systemd", "unified": ""}, ["unified"]),
+            ({"unified": ""}, ["unified"]),
+        ):
+            self.mount(**mounts)
+            below = "docker-tracker/abc"
+            directories = own_directories("abc", self.proc, controlled=True)
+            self.assertEqual(directories, [self.mounted / name / below for name in controlled])
+            self.assertEqual(own_directories("abc", self.proc), [self.mounted / name / below for name in mounts])
 
     def test_life(self) -> None:
         """It is made with a place for its client, entered, and removed; the second time there is nothing to do."""
-        self.mount(pids="pids", cpuset="cpuset")
+        self.mount(pids="pids", cpuset="cpuset", unified="")
         top = self.mounted / "cpuset"
         for name in ("cpuset.cpus", "cpuset.mems"):
             (top / name).write_text("0-1\n")
@@ -203,13 +208,14 @@ class OwnTests(_Case):
         for _ in range(2):
             self.successResultOf(ensureDeferred(own.make()))
         self.successResultOf(ensureDeferred(own.enter(77)))
+        (self.mounted / "unified/docker-tracker/abc/container").mkdir(parents=True)
         for name in ("pids", "cpuset"):
             file = self.mounted / name / "docker-tracker/abc/client/cgroup.procs"
             self.assertEqual(file.read_text(), "77\n")
             file.unlink()
         for _ in range(2):
             self.assertEqual(self.successResultOf(ensureDeferred(own.remove())), [])
-        self.assertFalse((self.mounted / "pids/docker-tracker/abc").exists())
+        self.assertEqual([path for path in own_directories("abc", self.proc) if path.exists()], [])
 
     def test_empty_cpuset(self) -> None:
         """A cpuset of version 1 that would take no process gets what is above it."""
