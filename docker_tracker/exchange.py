@@ -26,6 +26,9 @@ class Stage(enum.Flag):
     RESPONSE_JSON = enum.auto()
     RESPONSE_LINE = enum.auto()
     STREAM_DATA = enum.auto()
+    BUILD_CALL = enum.auto()
+    BUILD_REQUEST = enum.auto()
+    BUILD_FINISHED = enum.auto()
     FINISHED = enum.auto()
 
 

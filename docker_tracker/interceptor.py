@@ -23,6 +23,7 @@ import attrs
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
+from docker_tracker.builds import BuildEdit, BuildOutcome, BuildRequest
 from docker_tracker.engine.document import Document
 from docker_tracker.engine.operation import Operation
 from docker_tracker.exchange import Answer, Exchange, Outcome, Stage
@@ -64,6 +65,16 @@ class Interceptor:
 
     def stream_data(self, exchange: Exchange, from_client: bool, data: bytes) -> None:
         """Bytes crossed an upgraded stream."""
+
+    def build_call(self, exchange: Exchange, path: str, build: str) -> None:
+        """A call of BuildKit's begins."""
+
+    async def build_request(self, exchange: Exchange, request: BuildRequest) -> BuildEdit | None:
+        """A request of a build is whole, and the engine did not see it."""
+        return None
+
+    async def build_finished(self, exchange: Exchange, request: BuildRequest, outcome: BuildOutcome) -> None:
+        """A request of a build is over."""
 
     def finished(self, exchange: Exchange, outcome: Outcome) -> None:
         """The exchange is over."""

@@ -9,11 +9,12 @@ For one exchange the hooks are called in this order, each only where `IIntercept
     request_head            (all interceptors, then)
     request_json            the request goes to the engine
     response_head
-    response_json | response_line … | stream_data …
+    response_json | response_line … | stream_data … | build_call, build_request, build_finished …
     finished                exactly once, whatever happened
 
-`request_head`, `request_json` and `response_json` decide: they are coroutines, the exchange waits for them, and a
-time limit (``limits.interceptor-seconds``) holds for each. The others are told: they must return at once.
+`request_head`, `request_json`, `response_json`, `build_request` and `build_finished` decide: they are coroutines, the
+exchange waits for them, and a time limit (``limits.interceptor-seconds``) holds for each. The others are told: they
+must return at once.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from zope.interface import Attribute, Interface
 
+from docker_tracker.builds import BuildEdit, BuildOutcome, BuildRequest
 from docker_tracker.counts import Counts
 from docker_tracker.engine.document import Document
 from docker_tracker.engine.operation import Operation
@@ -93,6 +95,31 @@ class IInterceptor(Interface):
 
     def stream_data(exchange: Exchange, from_client: bool, data: bytes) -> None:
         """Bytes crossed an upgraded stream; a copy. Told. Must not keep ``data`` without bound."""
+
+    def build_call(exchange: Exchange, path: str, build: str) -> None:
+        """A call of BuildKit's begins on an upgraded ``/grpc``. Told, but raising refuses it: for lists of what may be.
+
+        :param path: ``/moby.buildkit.v1.Control/Solve``.
+        :param build: The build's ID, as far as the call tells it, or the empty string.
+        """
+
+    async def build_request(exchange: Exchange, request: BuildRequest) -> BuildEdit | None:
+        """A request of a build is whole, and the engine did not see it. ``request`` bears the earlier ones' changes.
+
+        Return what is to be changed, or None. Raising refuses the build, with a message that its client shows. For all
+        interceptors together there are two seconds if it is a SOLVE, or its client gives up. What clients ask before
+        a build, to learn what the engine can do, is not shown. A request that cannot be read is refused if one of the
+        interceptors that ask for this stage is `fail_closed`, else it is passed.
+        """
+
+    async def build_finished(exchange: Exchange, request: BuildRequest, outcome: BuildOutcome) -> None:
+        """A request of a build is over; if it was a SOLVE and was answered, its client gets the answer after this ends.
+
+        Called once for each `build_request`, and for what could not be read. If this raises and the interceptor is
+        `fail_closed`, the connection is closed, though the engine did what was asked.
+
+        :param request: As the engine got it.
+        """
 
     def finished(exchange: Exchange, outcome: Outcome) -> None:
         """The exchange is over. Told, exactly once, for every exchange that was `started`."""
@@ -202,7 +229,7 @@ class ILedger(Interface):
         """
 
     def restore_job(job_id: str, name: str, created: float, reason: str) -> Deferred[IJob]:
-        """Return a job that labels tell of; one that is unknown is written down as failed; as gone, if it is a "default".
+        """Return a job that labels tell of; an unknown one is written down as failed, or as gone if it is a "default".
 
         :param created: Of the oldest thing that bears its label, in seconds since the epoch.
         :param reason: What is said of one that was unknown.

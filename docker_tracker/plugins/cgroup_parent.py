@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import attrs
 
+from docker_tracker.builds import BuildEdit, BuildRequest
 from docker_tracker.cgroups import caller_parent, own_parent
 from docker_tracker.engine import query
 from docker_tracker.engine.document import Document
@@ -28,7 +29,9 @@ _STAGES: Final = {
     "container_create": Stage.REQUEST_JSON,
     _START: Stage.REQUEST_JSON,
     "image_build": Stage.REQUEST_HEAD,
+    "grpc": Stage.BUILD_REQUEST,
 }
+_OPTION: Final = "cgroup-parent"  # of a Dockerfile's frontend (buildkit: ``frontend/dockerui/attr.go``)
 
 # The fields of HostConfig that engines up to 20.10 also read at the top of the body, if there is no HostConfig
 # (runconfig/config_unix.go: ContainerConfigWrapper). Those that they read there in any case are not among them
@@ -159,6 +162,13 @@ class CgroupParent(Interceptor):
         if document.get("HostConfig", "CgroupParent") == parent:
             return None
         return document.with_value(("HostConfig", "CgroupParent"), parent)
+
+    async def build_request(self, exchange: Exchange, request: BuildRequest) -> BuildEdit | None:
+        """Set it as an option of what runs a build's steps."""
+        parent = await self.parent.get(exchange.peer)
+        if not request.frontend or request.attributes.get(_OPTION) == parent:
+            return None
+        return BuildEdit(attributes={_OPTION: parent})
 
     async def request_head(self, exchange: Exchange, head: RequestHead) -> RequestHead | None:
         """Set it in the build's query."""

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import attrs
 
+from docker_tracker.builds import BuildEdit, BuildRequest
 from docker_tracker.engine import query
 from docker_tracker.engine.document import Change, Document, Path, parse_map
 from docker_tracker.engine.operation import LabelPlace, LabelSlot, Operation
@@ -34,9 +35,12 @@ _MOUNTS: Final[dict[str, tuple[Path, ...]]] = {
     "service_create": _OF_SERVICES,
     "service_update": _OF_SERVICES,
 }
+_BUILDS: Final = "grpc"  # BuildKit's calls: what labels an image there is not in the catalogue
 _START: Final = "container_start"  # could bring a HostConfig along, and volumes in it
 _LIBPOD: Final = "libpod"  # creates, too, but what and where labels go in it is not in the catalogue
-_MORE_STAGES: Final = {_START: Stage.REQUEST_JSON, _LIBPOD: Stage.REQUEST_HEAD}
+_MORE_STAGES: Final = {_START: Stage.REQUEST_JSON, _LIBPOD: Stage.REQUEST_HEAD, _BUILDS: Stage.BUILD_REQUEST}
+_IMAGE_SLOT: Final = LabelSlot(LabelPlace.BODY, ("config", "Labels"), image=True)
+_BUILD_LABEL: Final = "label:"  # the prefix of a Dockerfile frontend's options that are labels
 _VOLUME_SLOT: Final = LabelSlot(LabelPlace.BODY, ("VolumeOptions", "Labels"))
 # An image made of a container inherits the container's labels (daemon/commit.go: merge), and whatever is made of the
 # image inherits them in turn. None of that is this job's container: what selects it must not find the image.
@@ -170,6 +174,30 @@ class Labels(Interceptor):
         # One edit for all: one for each would copy the array as often as it is long.
         return attrs.evolve(document.with_value(mounts, volumes), changes=tuple(changes))
 
+    async def build_request(self, exchange: Exchange, request: BuildRequest) -> BuildEdit | None:
+        """Label the image that a build makes: as its frontend's options, and in the configs that clients bring along.
+
+        :raises RefusedError: the image's whole config is given as an exporter's option, where the labels would be lost.
+        """
+        forged = next((name for each in request.exporters for name in each.attributes if _is_config(name)), None)
+        if forged is not None:
+            raise RefusedError(f"the exporter's option {forged[:80]} replaces the image's labels: take it out", 403)
+        slot = _IMAGE_SLOT
+        wanted = {f"{_BUILD_LABEL}{name}": value for name, value in self._added(slot, exchange).items()}
+        options: dict[str, str | None] = {}
+        if request.frontend:
+            given = [name for name in request.attributes if name.startswith(_BUILD_LABEL)]
+            options = {name: None for name in given if is_ours(name.removeprefix(_BUILD_LABEL))}
+            options |= wanted
+            options = {name: value for name, value in options.items() if request.attributes.get(name) != value}
+        configs: dict[str, bytes | None] = {}
+        for key, config in request.image_configs.items():
+            document = Document.parse(config)
+            edited = _labelled(document, ("config", "Labels"), self._added(slot, exchange))
+            if edited.changed:
+                configs[key] = edited.encode()
+        return BuildEdit(attributes=options, image_configs=configs)
+
     async def request_head(self, exchange: Exchange, head: RequestHead) -> RequestHead | None:
         """Set the labels in the query.
 
@@ -192,6 +220,11 @@ class Labels(Interceptor):
                     labels = {**dict.fromkeys(self.job_labels, ""), **labels}
                 after = _with_changes(after, slot.path[0], labels)
         return None if after == before else head.with_target(f"{path}?{after}")
+
+
+def _is_config(option: str) -> bool:
+    """Whether an exporter's option replaces an image's config (buildkit: ``exporter/containerimage/exptypes``)."""
+    return option.casefold().startswith("containerimage.config")
 
 
 def _labelled(document: Document, path: Path, added: Mapping[str, str]) -> Document:

@@ -40,6 +40,7 @@ from docker_tracker.proxy.wire import Bytes, Wire
 
 if TYPE_CHECKING:
     from docker_tracker.proxy.hub import Hub
+    from docker_tracker.proxy.mediation import Mediation
 
 log = Logger()
 
@@ -142,7 +143,7 @@ class Conversation:
         self._advancing = False
         self._saving = False
         self._draining = False
-        self._splice: Splice | None = None
+        self._splice: Splice | Mediation | None = None
         hub.conversations.add(self)
         wire.receiver = self
 
@@ -504,16 +505,39 @@ class Conversation:
     def upgrade(self, head: bytes, rest: bytes) -> None:
         """The engine switched to raw bytes; ``rest`` came behind its head."""
         self._phase = _Phase.OVER
-        self.to_client(head + rest)
         inbox, self._inbox = bytes(self._inbox), bytearray()
-        self._join(inbox)
+        if self.steps is not None and self.steps.builds:
+            self.to_client(head)
+            self._mediate(inbox, rest)
+        else:
+            self.to_client(head + rest)
+            self._join(inbox)
+
+    def _mediate(self, from_client: bytes, from_engine: bytes) -> None:
+        from docker_tracker.proxy.mediation import Mediation  # not imported where nobody builds
+
+        assert self._engine is not None
+        assert self.steps is not None
+        assert self.exchange is not None
+        limits = self.entrance.limits
+        self._splice = mediation = Mediation(
+            self._client,
+            self._engine,
+            self.steps,
+            self.exchange,
+            self._hub.reactor,
+            limits.interceptor_seconds,
+            limits.linger_seconds,
+            self._splice_over,
+        )
+        mediation.begin(from_client, from_engine)
 
     def _join(self, from_client: bytes) -> None:
         assert self._engine is not None
-        self._splice = Splice(
+        self._splice = splice = Splice(
             self._client, self._engine, self.entrance.limits.linger_seconds, self._tap(), self._splice_over
         )
-        self._splice.begin(from_client)
+        splice.begin(from_client)
 
     def _tap(self) -> Callable[[bool, bytes], None] | None:
         steps, exchange = self.steps, self.exchange

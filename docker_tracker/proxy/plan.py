@@ -31,6 +31,9 @@ class Steps:
     response_json: tuple[Named, ...] = ()
     response_line: tuple[Named, ...] = ()
     stream_data: tuple[Named, ...] = ()
+    build_call: tuple[Named, ...] = ()
+    build_request: tuple[Named, ...] = ()
+    build_finished: tuple[Named, ...] = ()
     finished: tuple[Named, ...] = ()
 
     @property
@@ -38,7 +41,13 @@ class Steps:
         """Whether the request is held until somebody decided on it."""
         return bool(self.request_head or self.request_json)
 
+    @property
+    def builds(self) -> bool:
+        """Whether somebody takes part in builds."""
+        return bool(self.build_call or self.build_request or self.build_finished)
 
+
+_OF_BUILDS = Stage.BUILD_CALL | Stage.BUILD_REQUEST | Stage.BUILD_FINISHED
 _STAGES = {stage: stage.name.lower() for stage in Stage if stage.name}
 
 
@@ -68,6 +77,8 @@ class Plan:
                 stages &= ~Stage.RESPONSE_JSON
             if operation.response is not ResponseBody.LINES:
                 stages &= ~Stage.RESPONSE_LINE
+            if operation.name != "grpc":
+                stages &= ~_OF_BUILDS
             for stage in stages:
                 wanted.setdefault(_STAGES[stage], []).append(named)
         return Steps(**{stage: tuple(named) for stage, named in wanted.items()}) if wanted else None
