@@ -205,8 +205,9 @@ class Recorder(Interceptor):
             self._told(self._ledger.settle(course.number, State.LOST))
 
     async def stop(self) -> None:
-        """End what is looked up; its intents are lost, and settled after the next start."""
-        self._new.clear()
+        """End what is looked up, and leave its intents to the watcher: a reap that is next waits for none of them."""
+        courses, self._new = self._new, []
+        self._give_up(courses)
         if self._timer is not None:
             self._timer.cancel()
         for task in [*self._tasks]:
@@ -448,8 +449,10 @@ class Recorder(Interceptor):
 
         def over(result: Failure | None) -> None:
             self._tasks.discard(task)
-            if isinstance(result, Failure) and not result.check(CancelledError):  # type: ignore[no-untyped-call]
-                self._complain(result, "could not look up what exchange {exchange} made", courses[0].intent.exchange)
+            if isinstance(result, Failure):
+                if not result.check(CancelledError):  # type: ignore[no-untyped-call]
+                    exchange = courses[0].intent.exchange
+                    self._complain(result, "could not look up what exchange {exchange} made", exchange)
                 self._give_up(courses)
 
         return task.addBoth(over)
