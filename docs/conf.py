@@ -24,7 +24,7 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 # What is documented elsewhere, or is private.
 nitpick_ignore_regex = [
-    ("py:.*", r"(twisted|zope|attr|attrs|collections|enum|pathlib|typing|ssl|http)\b.*"),
+    ("py:.*", r"(twisted|zope|attr|attrs|collections|enum|pathlib|socket|typing|ssl|http)\b.*"),
     ("py:.*", r"docker_tracker\.(config|connections|addresses|http1|proxy)\..*"),
     ("py:.*", r"T|Deferred|IReactorTime|.*\._.*|optional|docker_tracker\.testing\.T"),
 ]
