@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from docker_tracker.proxy.pipe import SIZE, WORTH
 from docker_tracker.proxy.poller import Poller
 from tests.support.hand_reactor import HandReactor
 
@@ -87,6 +88,20 @@ class PollerTests(SynchronousTestCase):
         self.poller.unwatch(near.fileno())
         self.poller.unwatch(near.fileno())
         self.assertFalse(self.reactor.busy)
+
+    def test_share(self) -> None:
+        """One that is ready alone may read much; many share less, but never so little that it is not worth a turn."""
+        shares: list[int] = []
+        far_ends = []
+        for _ in range(20):
+            near, far = self.pair()
+            far_ends.append(far)
+            self.poller.watch(near.fileno(), select.EPOLLIN, Owner(lambda: shares.append(self.poller.share)))
+        for count in (1, 2, 20):
+            for far in far_ends[:count]:
+                far.send(b"x")
+            self.reactor.turn()
+        self.assertEqual(shares, [SIZE] + [SIZE // 4] * 2 + [WORTH] * 20)
 
     def test_failure(self) -> None:
         """One that fails is told so, and the others have their turn, even if it fails at that too."""

@@ -232,7 +232,7 @@ class SocketWire:
             self._splice()
             return
         try:
-            size = self._socket.recv_into(_BUFFER)
+            size = self._socket.recv_into(_BUFFER, self._board.poller.share)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -459,7 +459,7 @@ class SocketWire:
             self._diverted = 0  # no descriptors: copy
             return
         try:
-            size = pipe.fill(self._socket.fileno(), self._diverted)
+            size = pipe.fill(self._socket.fileno(), min(self._diverted, self._board.poller.share))
         except (BlockingIOError, InterruptedError):
             pipes.give(pipe)
         except OSError as error:
