@@ -10,8 +10,10 @@ from typing import Any
 
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IReadDescriptor
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import provider
 from zope.interface.verify import verifyObject
 
 from docker_tracker.config import Limits
@@ -282,6 +284,14 @@ class AcceptorTests(ConnectionTestCase):
         client.send(PING)
         real = acceptor._socket
         refusing = True
+        said: list[str] = []
+
+        @provider(ILogObserver)
+        def observe(event: LogEvent) -> None:
+            said.append(event["log_format"].partition(": ")[2][:19])
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
 
         class Refusing:
             def accept(self) -> Any:
@@ -297,12 +307,15 @@ class AcceptorTests(ConnectionTestCase):
         self.assertFalse(self.reactor.busy)
         self.reactor.advance(0.5)
         acceptor.doRead()
+        self.assertEqual(said, ["no more connections"])
         refusing = False
         self.reactor.advance(0.5)
         self.reactor.turn(2)
         self.assertIn(b"503", client.recv(999))
+        self.assertIn("accepting again", said)
         refusing = True
         acceptor.doRead()
+        self.assertEqual(said.count("no more connections"), 2)
         acceptor.close()
         self.assertEqual(acceptor.fileno(), -1)
         acceptor.close()
