@@ -139,10 +139,14 @@ def settings_text(path: str) -> str:
     return list_table(
         ("key", "default", "meaning"),
         (
-            (f"``{field.name.replace('_', '-')}``", f"``{str(field.default).lower()}``", said[field.name])
+            (f"``{field.name.replace('_', '-')}``", _literal(str(field.default).lower()), said[field.name])
             for field in attrs.fields(cls)
         ),
     )
+
+
+def _literal(text: str) -> str:
+    return f"``{text}``" if text else ""
 
 
 def _identity(row: Operation) -> str:
