@@ -181,9 +181,9 @@ class Client:
         with self._errors():
             connection, response = self._request("GET", path, None, None)
             try:
-                for line in response:
+                for line in _lines(response):
                     if line.strip():
-                        yield line.decode("utf-8", "replace").rstrip("\r\n")
+                        yield line.decode("utf-8", "replace")
             finally:
                 response.close()
                 connection.close()
@@ -198,8 +198,8 @@ class Client:
         with self._errors():
             connection, response = self._request("GET", path, None, timeout)
             try:
-                line = response.readline()
-                if not line.endswith(b"\n"):
+                line = next(_lines(response), None)
+                if line is None:
                     raise ConnectionResetError(errno.ECONNRESET, "it ended before the first line")
                 return Held(connection, response, _json(line, self.path))
             except BaseException:
@@ -251,6 +251,17 @@ class Client:
             raise ConnectionBroken(f"the daemon at {self.path} does not answer") from error
         except (OSError, http.client.HTTPException) as error:
             raise ConnectionBroken(f"the daemon at {self.path} broke off: {error}") from error
+
+
+def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """Yield the lines of an answer as they come, without their ends.
+
+    `http.client.HTTPResponse.readline` takes an answer that was cut off for a complete one.
+    """
+    rest = b""
+    while data := response.read1(65536):
+        *lines, rest = (rest + data).split(b"\n")
+        yield from lines
 
 
 def _is_json(response: http.client.HTTPResponse) -> bool:

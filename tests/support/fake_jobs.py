@@ -217,6 +217,7 @@ class Served:
     engine: FakeEngine = attrs.field(factory=FakeEngine)
     counts: Counts = attrs.field(factory=Counts)
     reactor: Any = None
+    service: Any = None
 
     def call(self, function: Callable[[], Any]) -> None:
         """Have something done in the reactor's thread."""
@@ -233,10 +234,10 @@ def served(allowed: Who | None = None) -> Iterator[Served]:
         def run() -> None:
             it.reactor = AsyncioSelectorReactor(asyncio.new_event_loop())
             sock = listening(it.path)
-            service = ControlService(
+            it.service = ControlService(
                 it.reactor, sock, it.jobs, it.ledger, it.engine, it.counts, allowed or Who(), "instance-1"
             )
-            it.reactor.addSystemEventTrigger("before", "shutdown", service.close)
+            it.reactor.addSystemEventTrigger("before", "shutdown", it.service.close)
             it.reactor.callWhenRunning(ready.set)
             it.reactor.run(installSignalHandlers=False)
 
