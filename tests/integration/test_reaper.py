@@ -325,6 +325,37 @@ class ReaperTests(TestCase):
         self.assertTrue(report.complete)
         self.assertEqual(self.outcomes(report), {name: "removed", state: "removed"})
 
+    @inlineCallbacks
+    def test_swarm(self) -> Generator[Any, Any, None]:
+        """A service goes first, its tasks by the swarm's hand, then what it used."""
+        docker, named = self.docker, self.named
+        if docker("info", "--format={{.Swarm.ControlAvailable}}") != "true":
+            self.skipTest("the engine is no manager of a swarm")
+        docker("network", "create", "--driver=overlay", self.label, named("overlay"))
+        docker("secret", "create", self.label, named("secret"), "-", data=b"secret")
+        docker("config", "create", self.label, named("config"), "-", data=b"config")
+        docker("secret", "create", named("strangers"), "-", data=b"secret")
+        self.addCleanup(docker, "secret", "rm", named("strangers"))
+        options = (f"--network={named('overlay')}", f"--secret={named('secret')}", f"--config={named('config')}")
+        label = "--container-" + self.label.removeprefix("--")
+        docker(
+            *("service", "create", "--detach", "--endpoint-mode=dnsrr", self.label, label, f"--name={named('web')}"),
+            *(*options, IMAGE, "sleep", "600"),
+        )
+        for _ in range(60):
+            if self.left("ps", "-q"):
+                break
+            yield self.wait(0.5)
+        report = yield self.reap()
+        self.assertTrue(report.complete, report)
+        outcomes = self.outcomes(report)
+        self.assertEqual(set(outcomes.values()), {"removed"})
+        self.assertLessEqual({"web", "overlay", "secret", "config"}, set(outcomes))
+        self.assertEqual(len(outcomes), 5)
+        self.assertEqual(self.left("ps", "-aq"), "")
+        for kind in ("network", "service", "config"):
+            self.assertNotIn(self.mark, docker(kind, "ls"))
+
     def wait(self, seconds: float) -> Deferred[None]:
         """Let the engine's clock go on: it gives whole seconds only."""
         waiting: Deferred[None] = Deferred()
