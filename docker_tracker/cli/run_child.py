@@ -52,12 +52,13 @@ class Signals:
     def __init__(self) -> None:
         wanted = _TERMINAL | _OTHERS
         # A child's end must not go unseen if our parent ignored it.
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._child = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self.passed = frozenset(each for each in wanted if signal.getsignal(each) is not signal.SIG_IGN)
         self.before = signal.pthread_sigmask(signal.SIG_BLOCK, self.passed | {signal.SIGCHLD})
 
     def restore(self) -> None:
         """Unblock them."""
+        signal.signal(signal.SIGCHLD, self._child)
         signal.pthread_sigmask(signal.SIG_SETMASK, self.before)
 
 

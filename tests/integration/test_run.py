@@ -82,11 +82,11 @@ class RunCase(SynchronousTestCase):
             self.line(*arguments), env=environment, cwd="/", capture_output=True, text=True, timeout=60, check=False
         )
 
-    def begin(self, *arguments: str, before: tuple[str, ...] = (), **more: str) -> subprocess.Popen[bytes]:
+    def begin(self, *arguments: str, before: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
         """Start one that makes a container and goes on, in a process group of its own; return when it has."""
         process = subprocess.Popen(
             [*before, *self.line(*arguments, "--", "sh", "-c", GO_ON)],
-            env={**self.environment, **more},
+            env=self.environment,
             cwd="/",
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -181,7 +181,8 @@ class PrivateTests(RunCase):
         """SIGKILL of all that carry a build's mark, as Jenkins and GitHub's runner do it: the tracker does not."""
         for name in ("JENKINS_NODE_COOKIE", "BUILD_ID", "RUNNER_TRACKING_ID"):
             value = uuid.uuid4().hex
-            self.begin("--private", **{name: value})
+            self.environment[name] = value
+            self.begin("--private")
             (tracker,) = self.trackers()
             marked = self.pids_with(f"{name}={value}".encode(), "environ")
             self.assertGreaterEqual(len(marked), 3)
@@ -197,7 +198,8 @@ class PrivateTests(RunCase):
             cgroup.mkdir()
         except OSError as error:
             raise SkipTest(f"no cgroup of version 1 can be made: {error}") from error
-        self.addCleanup(lambda: self.wait_for("the cgroup is empty", lambda: cgroup.rmdir() or True))
+        self.addCleanup(cgroup.rmdir)
+        self.addCleanup(self.wait_for, "the cgroup is empty", lambda: not (cgroup / "cgroup.procs").read_text())
         self.begin("--private", before=("sh", "-c", f'echo $$ > {cgroup}/cgroup.procs && exec "$@"', "sh"))
         pids = (cgroup / "cgroup.procs").read_text().split()
         self.assertGreaterEqual(len(pids), 4)

@@ -1,0 +1,269 @@
+"""Private trackers: their environment and command line, and what a sweep makes of their directories."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from docker_tracker import private_state
+from docker_tracker.errors import ConfigurationError
+from docker_tracker.private_state import (
+    Places,
+    PrivateError,
+    alive_elsewhere,
+    command,
+    discard,
+    environment,
+    is_private,
+    scope,
+    start,
+    sweep,
+)
+from docker_tracker.state_lock import hold
+from docker_tracker.tracking.ledger import Ledger
+from tests.support.short import short_directory
+
+SAYS = "import sys; sys.stderr.write({text!r}); sys.exit(1)"
+NOTES = """
+import json, os, sys
+(logfile,) = [each.partition('=')[2] for each in sys.argv if each.startswith('--logfile=')]
+with open(logfile, 'w') as file:
+    json.dump({'environment': dict(os.environ), 'session': os.getsid(0), 'pid': os.getpid(), 'cwd': os.getcwd()}, file)
+"""
+
+
+class Case(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.directory = short_directory(self)
+        self.places = Places(self.directory / "state", self.directory / "run", "instance-1")
+        self.private = self.places.state / "private"
+        self.environ = {"PATH": os.environ["PATH"], "DOCKER_HOST": "unix:///engine", "BUILD_ID": "1"}
+
+    def program(self, text: str) -> None:
+        """Have this instead of twistd."""
+        self.patch(private_state, "_TWISTD", text)
+
+    def tracker(self, name: str, job: str = "") -> Path:
+        """Make the directory of a tracker that has ended.
+
+        :param job: The name of an open job in its ledger.
+        """
+        state = self.private / name
+        state.mkdir(parents=True)
+        (self.private / "starting").touch()
+        (state / "start.json").write_text(json.dumps({"environment": {"DOCKER_HOST": f"unix:///{name}"}}))
+        ledger = Ledger(state / "ledger.sqlite", None)
+        ledger.open("instance-1")
+        if job:
+            self.made = self.successResultOf(ledger.job(job)).id
+        self.successResultOf(ledger.close())
+        return state
+
+    def noted(self, name: str) -> dict[str, Any]:
+        """Give what the program noted."""
+        table: dict[str, Any] = json.loads((self.private / name / "log").read_text())
+        return table
+
+
+class EnvironmentTests(Case):
+    def test_cut(self) -> None:
+        """What marks a build's processes is not handed on; what finds the engine, the user and the modules is."""
+        kept = {
+            "PATH": "/bin",
+            "HOME": "/root",
+            "LC_ALL": "C",
+            "PYTHONPATH": "/x",
+            "DOCKER_HOST": "tcp://x",
+            "DOCKER_TLS_VERIFY": "1",
+            "DOCKER_TRACKER_ENGINE": "unix:///x",
+        }
+        dropped = dict.fromkeys(("BUILD_ID", "JENKINS_NODE_COOKIE", "RUNNER_TRACKING_ID", "CI", "SECRET"), "1")
+        self.assertEqual(environment({**dropped, **kept}), kept)
+
+    def test_command(self) -> None:
+        """The daemon's own options, in the user's instance, and it stops when its work is done."""
+        line = command(self.places, "x", ("systemd-run", "--scope"))
+        self.assertEqual(line[:5], ["systemd-run", "--scope", sys.executable, "-P", "-c"])
+        self.assertIn("--rundir=/", line)
+        options = line[line.index("docker-tracker") + 1 :]
+        self.assertIn(f"--state-dir={self.private / 'x'}", options)
+        self.assertIn("--instance=instance-1", options)
+        self.assertIn(f"--control=unix://{self.places.control('x')}", options)
+        self.assertEqual(options[-1], "--until-idle")
+
+
+class ScopeTests(Case):
+    def systemd_run(self, script: str) -> dict[str, str]:
+        path = self.directory / "systemd-run"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        return {"PATH": f"{self.directory}:{os.environ['PATH']}"}
+
+    def test_scope(self) -> None:
+        """Where systemd makes scopes, there is one; a user's manager makes those of users."""
+        environ = self.systemd_run("exit 0")
+        line = scope("x", environ, 0, self.directory)
+        self.assertEqual(line[1:], ["--scope", "--quiet", "--collect", "--unit=docker-tracker-private-x", "--"])
+        self.assertEqual(scope("x", environ, 1000, self.directory)[1], "--user")
+
+    def test_none(self) -> None:
+        """Without systemd, without its program, or if it refuses, there is none."""
+        environ = self.systemd_run("exit 0")
+        self.assertEqual(scope("x", environ, 0, self.directory / "nowhere"), [])
+        self.assertEqual(scope("x", {"PATH": "/nowhere"}, 0, self.directory), [])
+        self.assertEqual(scope("x", self.systemd_run("exit 1"), 0, self.directory), [])
+        late = subprocess.TimeoutExpired("systemd-run", 10)
+        with mock.patch.object(subprocess, "run", side_effect=late):
+            self.assertEqual(scope("x", environ, 0, self.directory), [])
+
+
+class StartTests(Case):
+    def test_process(self) -> None:
+        """It begins a session of its own in ``/``, with a short environment; its directories are for nobody else."""
+        self.program(NOTES)
+        control = start(self.places, self.environ, 0)
+        noted = self.noted(control.parent.name)
+        self.assertEqual((noted["session"], noted["cwd"]), (noted["pid"], "/"))
+        self.assertNotIn("BUILD_ID", noted["environment"])
+        self.assertEqual(noted["environment"]["DOCKER_HOST"], "unix:///engine")
+        state = self.private / control.parent.name
+        self.assertEqual(state.stat().st_mode & 0o777, 0o700)
+        self.assertTrue(is_private(state))
+
+    def test_fails(self) -> None:
+        """Why it does not start is said in a line, and nothing is left of it."""
+        for said, shown in (
+            ("Traceback\nfoo.Error: this\n", "foo.Error: this"),
+            ("x\ndocker-tracker: that\n", "docker-tracker: that"),
+            ("something\n", "something"),
+            ("", "it says nothing"),
+        ):
+            self.program(SAYS.format(text=said))
+            error = self.assertRaises(PrivateError, start, self.places, self.environ, 0)
+            self.assertEqual(str(error), f"the private tracker does not start: {shown}")
+        self.assertEqual(os.listdir(self.private), ["starting"])
+        self.assertEqual(os.listdir(self.places.run / "private"), [])
+
+    def test_cannot(self) -> None:
+        """No directory, no program, no end of the wait: each is said."""
+        self.program(NOTES)
+        late = subprocess.TimeoutExpired("twistd", 60)
+        for fault, shown in ((late, "within 60 s"), (OSError(8, "Exec format error"), "Exec format error")):
+            with mock.patch.object(subprocess, "run", side_effect=fault):
+                self.assertIn(shown, str(self.assertRaises(PrivateError, start, self.places, self.environ, 0)))
+        (self.directory / "file").touch()
+        nowhere = Places(self.directory / "file", self.places.run, "instance-1")
+        self.assertIn("cannot make", str(self.assertRaises(PrivateError, start, nowhere, self.environ, 0)))
+
+    def test_bad_lock(self) -> None:
+        """A lock that is none is said."""
+        self.private.mkdir(parents=True)
+        (self.private / "starting").symlink_to("elsewhere")
+        self.assertRaises(ConfigurationError, start, self.places, self.environ, 0)
+
+
+class SweepTests(Case):
+    def sweep(self) -> list[str]:
+        return sweep(self.places, {**self.environ, "HOME": "/home"}, 0)
+
+    def test_nothing(self) -> None:
+        """Where there never was one nothing is done, nor made."""
+        self.assertEqual(self.sweep(), [])
+        self.assertEqual(os.listdir(self.directory), [])
+
+    def test_work_left(self) -> None:
+        """One that was killed with a job is started again, and finds the engine that it had."""
+        self.program(NOTES)
+        self.tracker("dead", "job")
+        self.assertEqual(self.sweep(), [])
+        found = self.noted("dead")["environment"]
+        self.assertEqual((found["DOCKER_HOST"], found["HOME"]), ("unix:///dead", "/home"))
+
+    def test_no_work_left(self) -> None:
+        """What is left of one that had done its work is removed; what else is there stays."""
+        self.program("raise SystemExit(1)")
+        state = self.tracker("idle")
+        (self.places.run / "private/idle/jobs").mkdir(parents=True)
+        (self.private / "other").mkdir()
+        self.assertEqual(self.sweep(), [])
+        self.assertFalse(state.exists())
+        self.assertEqual(sorted(os.listdir(self.private)), ["other", "starting"])
+        self.assertEqual(os.listdir(self.places.run / "private"), [])
+
+    def test_alive(self) -> None:
+        """One that lives is left alone."""
+        self.program("raise SystemExit(1)")
+        state = self.tracker("alive", "job")
+        self.addCleanup(os.close, hold(state))
+        self.assertEqual(self.sweep(), [])
+        self.assertTrue((state / "ledger.sqlite").exists())
+
+    def test_problems(self) -> None:
+        """One that cannot be started does not keep the others from it, and stays."""
+        self.program(NOTES)
+        self.tracker("first", "job")
+        self.tracker("second", "job")
+        (self.private / "first/start.json").write_text("[]")
+        (problem,) = self.sweep()
+        self.assertIn(f"what the private tracker in {self.private / 'first'} left cannot be removed", problem)
+        self.assertTrue(self.noted("second"))
+
+    def test_corrupt(self) -> None:
+        """A ledger that cannot be read is for the tracker to mend."""
+        self.program(NOTES)
+        state = self.tracker("dead")
+        for suffix in ("-wal", "-shm"):
+            (state / f"ledger.sqlite{suffix}").unlink(missing_ok=True)
+        (state / "ledger.sqlite").write_bytes(b"no database" * 1000)
+        self.assertEqual(self.sweep(), [])
+        self.assertTrue(self.noted("dead"))
+
+    def test_one_at_a_time(self) -> None:
+        """While another process starts one, or sweeps, nothing is touched: what it starts is not alive yet."""
+        state = self.tracker("starting-now")
+        with (self.private / "starting").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            self.assertEqual(self.sweep(), [])
+            self.assertTrue(state.exists())
+        self.assertEqual(self.sweep(), [])
+        self.assertFalse(state.exists())
+
+
+class OthersTests(Case):
+    def test_discard(self) -> None:
+        """Only a private tracker's directories are removed."""
+        for directory in (self.places.state, self.private / "x"):
+            directory.mkdir(parents=True, exist_ok=True)
+            discard(directory, self.places.run)
+            self.assertTrue(directory.exists())
+        state = self.tracker("done")
+        discard(state, self.places.run / "private/done")
+        self.assertFalse(state.exists())
+
+    def test_alive_elsewhere(self) -> None:
+        """A private tracker answers for the jobs that it knows, the user's daemon for all others."""
+        self.assertFalse(alive_elsewhere(self.places.state)("1"))
+        first = self.tracker("first", "job")
+        job = self.made
+        second = self.tracker("second", "job")
+        for state, others in ((self.places.state, True), (first, False), (second, True)):
+            self.assertEqual(alive_elsewhere(state)(job), others)
+        self.assertFalse(alive_elsewhere(self.places.state)("unknown"))
+        self.assertTrue(alive_elsewhere(first)("unknown"))
+
+    def test_over(self) -> None:
+        """A job that is gone is nobody's."""
+        state = self.tracker("first", "job")
+        with sqlite3.connect(state / "ledger.sqlite") as database:
+            database.execute("UPDATE jobs SET state = 'gone'")
+        self.assertFalse(alive_elsewhere(self.places.state)(self.made))
+        database.close()
