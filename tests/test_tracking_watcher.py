@@ -728,6 +728,18 @@ class LostTests(WatcherCase):
         self.start()
         self.assertEqual(self.state(number), "lost")
 
+    def test_loaded_and_told(self) -> None:
+        """An image is a lost load's if the part of the answer that was seen named it; the others may be anybody's."""
+        other = f"sha256:{'f' * 64}"
+        images = [{"Id": IMAGE, "RepoTags": ["told:1", "more:1"]}, {"Id": other, "RepoTags": ["strange:1"]}]
+        self.engine.answers["/images/json"] = images
+        number = self.lose(operation="image_load", kind="image", before=(ALL_IMAGES,))
+        told = Resource(kind="image", identifier="told:1", name="told:1")
+        self.successResultOf(self.ledger.record(number, [told]))
+        self.start()
+        made = {row.identifier for row in self.recorded() if row.relation is Relation.MADE}
+        self.assertEqual(made, {IMAGE, "told:1"})
+
     def test_grace(self) -> None:
         """What led to nothing is looked for again for a minute, then it has failed."""
         number = self.lose(("container", "web"))

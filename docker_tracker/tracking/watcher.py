@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
 import attrs
@@ -293,11 +293,15 @@ class Watcher(Service):
         and bears the job's label: of several, each waits for one of its own, until its time is over.
         """
         found: list[Resource] = []
+        told = {resource.identifier for resource in recorded if resource.relation is Relation.MADE}
         kinds = {intent.kind, *(kind for kind, _ in intent.names)}
         for kind in [kind for kind in LISTED if kind in kinds]:
             for seen in await lists.get(kind) or ():
                 taken = any(resource.kind == intent.kind for resource in (*found, *recorded))
-                found += _led_to(intent, kind, seen, owned, self._labelled, taken)
+                if kind == "image":
+                    found += _images_led_to(intent, seen, owned, told)
+                else:
+                    found += _led_to(intent, kind, seen, owned, self._labelled, taken)
         owned.update((resource.kind, resource.identifier) for resource in found)
         for container in [resource for resource in (*found, *recorded) if resource.kind == "container"]:
             inspected = await self._engine.get(inspect_path("container", container.identifier))
@@ -345,8 +349,6 @@ def _led_to(
     :param labelled: Whether what jobs make bears their label.
     :param taken: Whether the intent has led to a thing of its kind already.
     """
-    if kind == "image":
-        return _images_led_to(intent, seen, owned)
     owner = seen.labels.get(JOB_ID_LABEL)
     # Some engines give whole seconds only.
     young = seen.created >= int(intent.started)
@@ -370,13 +372,17 @@ def _led_to(
     return [Resource(kind=kind, identifier=identifier, name=name, relation=relation)] if ours else []
 
 
-def _images_led_to(intent: Intent, seen: Seen, owned: set[tuple[str, str]]) -> list[Resource]:
+def _images_led_to(
+    intent: Intent, seen: Seen, owned: set[tuple[str, str]], told: Collection[str] = ()
+) -> list[Resource]:
     """Return an image and those of its tags that a lost intent led to.
 
     What an archive has in it, and an image without a name, is known to nobody but the engine: what is new since is
     the job's only by its label, and else used, as it may be anybody's.
+
+    :param told: What the part of the answer that was seen told of.
     """
-    tags = [name for name in seen.names if ("image", name) in intent.names]
+    tags = [name for name in seen.names if ("image", name) in intent.names or name in told]
     known = ("image", seen.identifier) in owned
     new = ALL_IMAGES in intent.before and ("image", seen.identifier) not in intent.before and not known
     young = seen.created >= int(intent.started)
