@@ -81,17 +81,25 @@ class Peer:
     @cached_property
     def command(self) -> str:
         """The process's command line as it is at the first look, at most 4096 characters; "" if it is gone."""
+        return self._read("cmdline").replace("\0", " ").strip()
+
+    @cached_property
+    def cgroup(self) -> str:
+        """The process's cgroup as it is at the first look, of the last hierarchy that the kernel names; "" if gone."""
+        return self._read("cgroup").strip().rpartition("\n")[2].split(":", 2)[-1]
+
+    def _read(self, name: str) -> str:
         if not self.pid:
             return ""
         try:
-            descriptor = os.open(f"/proc/{self.pid}/cmdline", os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(f"/proc/{self.pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
             try:
                 raw = os.read(descriptor, 4096)
             finally:
                 os.close(descriptor)
         except OSError:  # it ended, or it is another user's and hidden from us
             return ""
-        return raw.replace(b"\0", b" ").decode("utf-8", "replace").strip()
+        return raw.decode("utf-8", "replace")
 
 
 @attrs.frozen

@@ -12,7 +12,7 @@ from zope.interface.verify import verifyObject
 
 import docker_tracker.plugins.recorder as recorder_module
 from docker_tracker.engine.catalogue import OPERATIONS, UNKNOWN
-from docker_tracker.engine.document import Document
+from docker_tracker.engine.document import MISSING, Change, Document
 from docker_tracker.errors import (
     BadDocumentError,
     BadTargetError,
@@ -21,7 +21,7 @@ from docker_tracker.errors import (
     LedgerError,
     RefusedError,
 )
-from docker_tracker.exchange import Answer, Exchange, Outcome, Peer, Stage
+from docker_tracker.exchange import Answer, Edit, Exchange, Outcome, Peer, Stage
 from docker_tracker.http1.head import RequestHead, ResponseHead
 from docker_tracker.interfaces import IInterceptor
 from docker_tracker.plugins.recorder import Recorder, recorder
@@ -38,6 +38,7 @@ BASE = "sha256:" + "b" * 64
 class RecorderCase(TrackingCase):
     def setUp(self) -> None:
         super().setUp()
+        self.patch(Peer, "_read", lambda peer, name: "")  # no process of this machine is meant
         self.recorder = Recorder(self.job_id, "default", self.ledger, self.engine, self.clock)
 
     def exchange(self, method: str, target: str, peer: Peer | None = None) -> Exchange:
@@ -136,9 +137,9 @@ class CreateTests(RecorderCase):
                 (identifier, name, "made", self.job_id),
                 target,
             )
-            self.assertEqual(
-                found.attributes, {"listener": "unix:///s", "uid": "1000", "gid": "100", "pid": "7"}, target
-            )
+            who = {"listener": "unix:///s", "uid": "1000", "gid": "100", "pid": "7"}
+            path = target.partition("?")[0].removeprefix("/v1.41")
+            self.assertEqual(found.attributes, {**who, "request": f"POST {path}"}, target)
             self.assertEqual(asked.notes["resource"], identifier)
             self.answer(asked)
             self.settled() if kind != "container" else None
@@ -146,18 +147,25 @@ class CreateTests(RecorderCase):
                 self.successResultOf(self.ledger.removed("container", [identifier]))
 
     def test_who_asked(self) -> None:
-        """Whatever is known of the peer is written down, and nothing else."""
+        """Whatever is known of the peer is written down, with the request and what was changed in it."""
+        self.patch(Peer, "_read", lambda peer, name: {1: f"{name}\0-x", None: ""}[peer.pid])
+        changes = (Change(("Labels", "a"), MISSING, "b"), Change(("Labels", "c"), "secret", MISSING))
         for peer, wanted in (
             (Peer(address="10.0.0.1:7", certificate="ci"), {"peer": "10.0.0.1:7", "certificate": "ci"}),
-            (Peer(pid=1, uid=0, gid=0), {"uid": "0", "gid": "0", "pid": "1"}),
+            (
+                Peer(pid=1, uid=0, gid=0),
+                {"uid": "0", "gid": "0", "pid": "1", "command": "cmdline -x", "cgroup": "cgroup\0-x"},
+            ),
             (Peer(), {}),
         ):
             asked = self.exchange("POST", "/networks/create", peer)
+            asked.edits += [Edit("labels", changes), Edit("theirs", changes[:1])]
             body = Document.of({"Name": "n"})
             self.successResultOf(Deferred.fromCoroutine(self.recorder.request_json(asked, body)))
             answer = Document.of({"Id": ID})
             self.successResultOf(Deferred.fromCoroutine(self.recorder.response_json(asked, answer)))
-            self.assertEqual(self.recorded()[0].attributes, {"listener": "unix:///s", **wanted})
+            request = {"request": "POST /networks/create", "changed": "Labels.a, Labels.c"}
+            self.assertEqual(self.recorded()[0].attributes, {"listener": "unix:///s", **request, **wanted})
             self.successResultOf(self.ledger.removed("network", [ID]))
 
     def test_exec(self) -> None:
@@ -876,7 +884,7 @@ class PageTests(RecorderCase):
         self.clock.advance(1.5)
         self.answer(self.exchange("DELETE", "/networks/n"), status=204)
         self.do("POST", "/volumes/create", {"Name": "v"}, {"Name": "v"})
-        who = {"listener": "unix:///s", "uid": "1000", "gid": "100", "pid": "7"}
+        asker = {"listener": "unix:///s", "uid": "1000", "gid": "100", "pid": "7"}
         network = {
             "kind": "network",
             "id": ID,
@@ -885,10 +893,11 @@ class PageTests(RecorderCase):
             "parent": "",
             "created": "1970-04-26T17:46:40.000Z",
             "removed": "1970-04-26T17:46:41.500Z",
-            "attributes": who,
+            "attributes": {**asker, "request": "POST /networks/create"},
         }
         volume = {
             **network,
+            "attributes": {**asker, "request": "POST /volumes/create"},
             "kind": "volume",
             "id": "v",
             "name": "v",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Coroutine, Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Final
 
 import attrs
@@ -54,6 +55,7 @@ _LOOK_SECONDS: Final = 0.1  # that a new container waits for others to share its
 _MOST_BEFORE: Final = 4096  # images that an intent lists as there before
 _MOST_LINES: Final = 1000  # images that one answer in lines may tell of
 _COMMIT: Final = "container_commit"  # beside those that answer in lines, the create that makes a new image
+_MOST_CHANGES: Final = 32  # places of a request that are named as changed
 _PAGES: Final = ("tracker_page", "tracker_other")
 # Their names are no prefixes of anything, unlike those of all other kinds.
 _EXACT: Final = ("volume", "plugin")
@@ -510,9 +512,13 @@ def _reference(call: Call) -> str:
 
 
 def _who(exchange: Exchange) -> dict[str, str]:
-    """Return who asked, as far as it is known."""
+    """Return who asked, as far as it is known, by what request, and where interceptors changed that."""
     peer = exchange.peer
-    found = {"uid": peer.uid, "gid": peer.gid, "pid": peer.pid, "peer": peer.address, "certificate": peer.certificate}
+    found = {"uid": peer.uid, "gid": peer.gid, "pid": peer.pid, "command": peer.command, "cgroup": peer.cgroup}
+    found |= {"peer": peer.address, "certificate": peer.certificate}
+    found["request"] = f"{exchange.received.method} {exchange.call.path}"
+    changes = (".".join(map(str, change.path)) for edit in exchange.edits for change in edit.changes)
+    found["changed"] = ", ".join(islice(dict.fromkeys(changes), _MOST_CHANGES))
     return {
         "listener": exchange.listener,
         **{key: str(value) for key, value in found.items() if value not in (None, "")},
