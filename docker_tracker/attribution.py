@@ -20,12 +20,11 @@ from docker_tracker.errors import ConfigurationError, RefusedError
 from docker_tracker.exchange import Peer
 from docker_tracker.interfaces import IJob
 from docker_tracker.job import JobState, Process, check_name
-from docker_tracker.processes import PROC, identify, read, status
+from docker_tracker.processes import PROC, identify, read, status, uid
 from docker_tracker.sources import check_keys
 
 _KEYS: Final = ("job", "uid", "cgroup", "environment")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_EFFECTIVE_UID: Final = re.compile(rb"^Uid:\s+\d+\s+(\d+)", re.MULTILINE)
 _VALUE: Final = "{value}"
 _DEEPEST: Final = 32  # parents that are looked at
 _LONGEST: Final = 1024 * 1024  # bytes of an environment that are read
@@ -41,9 +40,7 @@ class _Seen:
 
     @cached_property
     def uid(self) -> int | None:
-        # Not the owner of its directory in /proc, which is root for one that must not be dumped.
-        found = _EFFECTIVE_UID.search(read(self.proc / str(self.pid) / "status"))
-        return int(found[1]) if found else None
+        return uid(self.pid, self.proc)
 
     @cached_property
     def cgroups(self) -> list[str]:

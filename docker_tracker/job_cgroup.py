@@ -6,6 +6,7 @@ which systemd's own commands are used.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -18,12 +19,13 @@ from twisted.internet.utils import getProcessOutputAndValue
 
 from docker_tracker import cgroups
 from docker_tracker.errors import RefusedError
-from docker_tracker.processes import PROC
+from docker_tracker.job import Process
+from docker_tracker.processes import PROC, status, uid
 
 #: Below the job's cgroup: where its client's processes go. Version 2 takes none where there are cgroups below.
 _CLIENT: Final = "client"
 #: How long is waited between the tries to remove it, in seconds.
-_DELAYS: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_DELAYS: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
 class ICgroupReactor(IReactorTime, IReactorProcess):
@@ -66,13 +68,20 @@ class JobCgroup:
             for directory in directories:
                 cgroups.make(directory / _CLIENT)
         except OSError as error:
+            await self._try()  # what was made already
             raise RefusedError(f"a cgroup of the job's own cannot be made: {error}", 500) from error
 
-    async def enter(self, pid: int) -> None:
+    async def enter(self, process: Process, owner: int | None) -> None:
         """Put a process into it, and all that it will start; `make` was called.
 
+        :param owner: The uid of who asks for it: nobody but root may move the processes of others. None: the daemon.
         :raises RefusedError: it may not be put there, or has ended.
         """
+        pid, now = process.pid, status(process.pid, self.proc)
+        if now is None or now.started != process.started:
+            raise RefusedError(f"process {pid} cannot be put into the job's cgroup: it has ended", 409)
+        if owner not in (None, 0, uid(pid, self.proc)):
+            raise RefusedError(f"process {pid} cannot be put into the job's cgroup: it is another user's", 403)
         if self.systemd:
             name = f"{self.parent.removesuffix('.slice')}-client-{pid}.scope"
             properties = ("2", "Slice", "s", self.parent, "PIDs", "au", "1", str(pid), "0")
@@ -87,7 +96,7 @@ class JobCgroup:
             raise RefusedError(f"process {pid} cannot be put into the job's cgroup: {error}", 500) from error
 
     async def remove(self) -> list[str]:
-        """Remove it, after the job's things are; tries again for a while. Never raises.
+        """Remove it, after the job's things are; tries again for some minutes: its client may be in it. Never raises.
 
         :return: What could not be removed, each with the reason.
         """
@@ -98,6 +107,13 @@ class JobCgroup:
             await deferLater(self.reactor, delay)
             left = await self._try()
         return left
+
+    def sweep(self) -> None:
+        """Remove what an earlier process did not come to, as far as that goes at once; for cgroupfs."""
+        for directory in self._directories(controlled=False):
+            if directory.exists():
+                with contextlib.suppress(OSError):  # at the next start, then
+                    cgroups.remove(directory)
 
     async def _try(self) -> list[str]:
         if self.systemd:
@@ -129,10 +145,10 @@ class JobCgroup:
         if program is None:
             raise RefusedError(f"the job's slice needs systemd's command {name}, which is not installed", 500)
         user = () if os.geteuid() == 0 else ("--user",)
-        output, errors, status = await getProcessOutputAndValue(  # type: ignore[no-untyped-call]
+        output, errors, code = await getProcessOutputAndValue(  # type: ignore[no-untyped-call]
             program, [*user, *arguments], env=dict(os.environ), reactor=self.reactor
         )
-        if status != 0:
+        if code != 0:
             said = errors.decode("utf-8", "replace").strip()[:500]
             raise RefusedError(f"{name} {arguments[0]} {self.parent} failed: {said}", 500)
         return str(output.decode("utf-8", "replace"))

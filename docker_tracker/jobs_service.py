@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,7 +24,7 @@ from docker_tracker.counts import Counts
 from docker_tracker.doors import Bound, Doors
 from docker_tracker.errors import EngineError, RefusedError, TrackerError
 from docker_tracker.interfaces import IEngine, IJob
-from docker_tracker.job import DEFAULT
+from docker_tracker.job import DEFAULT, JobState
 from docker_tracker.job_cgroup import JobCgroup
 from docker_tracker.job_record import Job
 from docker_tracker.private_state import Places, alive_elsewhere, is_private, sweep
@@ -74,6 +75,7 @@ class JobsService:
         reaper = Reaper(engine, ledger, self._reactor, settings.reap, look=watcher.look_now)
         jobs = Jobs(self._reactor, ledger, engine, self._doors, reaper, self._directory, settings.reap.drain_seconds)
         jobs.cgroups, jobs.counts = _Cgroups(self._reactor, engine), self.counts
+        jobs.cgroups.sweep(ledger.found)
         reconciler = Reconciler(
             engine,
             ledger,
@@ -161,18 +163,27 @@ class _Cgroups:
         process = job.request.ends.process
         if process is not None:
             try:
-                await cgroup.enter(process.pid)
+                await cgroup.enter(process, job.owner)
             except RefusedError as error:
                 log.warn("process {pid} is not in the cgroup of job {job}: {error}", pid=process.pid, error=error)
 
     async def remove(self, job: IJob) -> None:
-        """Remove it; what is left is logged."""
+        """Remove it. Nobody waits for that: who waits for the job's end may be in it himself."""
+        Deferred.fromCoroutine(self._remove(job)).addErrback(_complain)
+
+    async def _remove(self, job: IJob) -> None:
         try:
             left = await (await self._of(job)).remove()
         except EngineError as error:
             left = [str(error)]
         for problem in left:
             log.error("the cgroup of job {job} is left: {problem}", job=job.name, problem=problem)
+
+    def sweep(self, jobs: Iterable[IJob]) -> None:
+        """Remove those of jobs that are gone, if an earlier process did not come to it."""
+        for job in jobs:
+            if job.state is JobState.GONE and job.request.own_cgroup:
+                JobCgroup(self.reactor, job.id, systemd=False).sweep()
 
 
 async def _tell_of_lost_sockets(jobs: Jobs, engine: EngineClient) -> None:
@@ -202,4 +213,4 @@ def _tell_of_left(problems: list[str]) -> None:
 
 
 def _complain(failure: Failure) -> None:
-    log.failure("what an earlier tracker left could not be looked at", failure)
+    log.failure("what is left could not be looked at", failure)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import re
 import select
 import socket
 from pathlib import Path
@@ -21,6 +22,7 @@ from docker_tracker.job import Process
 PROC: Final = Path("/proc")
 #: socket(7), from Linux 6.5 on; Python has no name for it.
 _SO_PEERPIDFD: Final = 77
+_EFFECTIVE_UID: Final = re.compile(rb"^Uid:\s+\d+\s+(\d+)", re.MULTILINE)
 
 
 def read(path: Path, most: int = 65536) -> bytes:
@@ -49,6 +51,13 @@ def status(pid: int, proc: Path = PROC) -> Status | None:
     # The second field is the command's name in parentheses, and may have anything in it, parentheses, too.
     fields = read(proc / str(pid) / "stat").rpartition(b")")[2].split()
     return Status(int(fields[1]), int(fields[19])) if len(fields) > 19 else None
+
+
+def uid(pid: int, proc: Path = PROC) -> int | None:
+    """Return the user that a process runs as, or None: there is none."""
+    # Not the owner of its directory in /proc, which is root for one that must not be dumped.
+    found = _EFFECTIVE_UID.search(read(proc / str(pid) / "status"))
+    return int(found[1]) if found else None
 
 
 @functools.cache

@@ -15,9 +15,13 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 from docker_tracker import cgroups, job_cgroup
 from docker_tracker.cgroups import Hierarchy, caller_parent, hierarchies, memberships, own_directories
 from docker_tracker.errors import RefusedError
+from docker_tracker.job import Process
 from docker_tracker.job_cgroup import JobCgroup
+from docker_tracker.processes import status
 
 FIRST = "cgroup:[4026531835]"
+STAT = f"7 (a) S 1 {'0 ' * 17}500\n"
+CLIENT = Process(pid=7, started=500, boot="")
 OLD = "5:name=systemd:{0}\n4:memory:{1}\n3:cpu,cpuacct:{2}\n2:pids:{3}\n0::{0}\n"
 
 # cgroup file, driver is systemd's, engine is rootless, and the parent.
@@ -56,6 +60,8 @@ class _Case(SynchronousTestCase):
         self.mounted = Path(self.mktemp()).absolute()
         (self.proc / "self/ns").mkdir(parents=True)
         (self.proc / "7").mkdir()
+        (self.proc / "7/stat").write_text(STAT)
+        (self.proc / "7/status").write_text("Name:\ta\nUid:\t0\t1000\t0\t0\n")
         (self.proc / "self/ns/cgroup").symlink_to(FIRST)
 
     def mount(self, **mounts: str) -> None:
@@ -207,11 +213,11 @@ class OwnTests(_Case):
         own = self.own()
         for _ in range(2):
             self.successResultOf(ensureDeferred(own.make()))
-        self.successResultOf(ensureDeferred(own.enter(77)))
+        self.successResultOf(ensureDeferred(own.enter(CLIENT, 1000)))
         (self.mounted / "unified/docker-tracker/abc/container").mkdir(parents=True)
         for name in ("pids", "cpuset"):
             file = self.mounted / name / "docker-tracker/abc/client/cgroup.procs"
-            self.assertEqual(file.read_text(), "77\n")
+            self.assertEqual(file.read_text(), "7\n")
             file.unlink()
         for _ in range(2):
             self.assertEqual(self.successResultOf(ensureDeferred(own.remove())), [])
@@ -254,8 +260,46 @@ class OwnTests(_Case):
         (self.mounted / "pids/docker-tracker").write_text("")
         failure = self.failureResultOf(ensureDeferred(self.own().make()), RefusedError)
         self.assertIn("cannot be made: ", failure.getErrorMessage())
-        failure = self.failureResultOf(ensureDeferred(self.own().enter(7)), RefusedError)
-        self.assertIn("process 7 cannot be put into the job's cgroup", failure.getErrorMessage())
+        failure = self.failureResultOf(ensureDeferred(self.own().enter(CLIENT, 0)), RefusedError)
+        self.assertIn("process 7 cannot be put into the job's cgroup: [Errno", failure.getErrorMessage())
+
+    def test_partly_made(self) -> None:
+        """If one hierarchy refuses it, it is in none."""
+        self.mount(pids="pids", memory="memory")
+        (self.mounted / "memory/docker-tracker").write_text("")
+        failure = self.failureResultOf(ensureDeferred(self.own().make()), RefusedError)
+        self.assertIn("cannot be made: ", failure.getErrorMessage())
+        self.assertFalse((self.mounted / "pids/docker-tracker/abc").exists())
+
+    def test_not_to_be_entered(self) -> None:
+        """A process that is another one by now, and one of another user, is not moved."""
+        self.mount(pids="pids")
+        self.successResultOf(ensureDeferred(self.own().make()))
+        for process, owner, problem in (
+            (Process(pid=8, started=500, boot=""), None, "it has ended"),
+            (Process(pid=7, started=501, boot=""), None, "it has ended"),
+            (CLIENT, 1001, "it is another user's"),
+        ):
+            failure = self.failureResultOf(ensureDeferred(self.own().enter(process, owner)), RefusedError)
+            self.assertIn(problem, failure.getErrorMessage())
+        for owner in (1000, 0, None):
+            self.successResultOf(ensureDeferred(self.own().enter(CLIENT, owner)))
+
+    def test_sweep(self) -> None:
+        """What an earlier process left is removed at once, or left for another time."""
+        self.mount(pids="pids", memory="memory")
+        self.own().sweep()
+        self.successResultOf(ensureDeferred(self.own().make()))
+        (self.mounted / "pids/docker-tracker/abc/file").write_text("")
+        self.own().sweep()
+        there = [(self.mounted / name / "docker-tracker/abc").exists() for name in ("pids", "memory")]
+        self.assertEqual(there, [True, False])
+
+        def rmdir(path: Path) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        self.patch(Path, "rmdir", rmdir)
+        self.own().sweep()
 
     def test_busy(self) -> None:
         """While a process is in it, it is tried again, for a while; then it is told what is left."""
@@ -273,7 +317,7 @@ class OwnTests(_Case):
         self.successResultOf(ensureDeferred(own.make()))
         (self.mounted / "pids/docker-tracker/abc/client/file").write_text("")
         removing = ensureDeferred(own.remove())
-        self.clock.pump([1.0] * 20)
+        self.clock.pump([10.0] * 200)
         self.assertEqual(
             self.successResultOf(removing), [f"{self.mounted}/pids/docker-tracker/abc: processes are in it"]
         )
@@ -288,7 +332,7 @@ class OwnTests(_Case):
 
         self.patch(Path, "rmdir", rmdir)
         removing = ensureDeferred(self.own().remove())
-        self.clock.pump([1.0] * 20)
+        self.clock.pump([10.0] * 200)
         (left,) = self.successResultOf(removing)
         self.assertTrue(left.endswith("abc: Permission denied"), left)
 
@@ -315,6 +359,9 @@ class SystemdTests(TestCase):
         self.slice = self.directory / "unified/docker.slice/docker-tracker.slice/docker-tracker-abc.slice"
         self.slice.mkdir(parents=True)
         (self.proc / "self/mountinfo").write_text(f"3 2 0:3 / {self.directory}/unified rw - cgroup2 none rw\n")
+        (self.proc / "7").mkdir()
+        (self.proc / "7/stat").write_text(STAT)
+        (self.proc / "7/status").write_text("Uid:\t1000\t1000\t1000\t1000\n")
         self.asked = self.directory / "asked"
         below = "/" + str(self.slice.relative_to(self.directory / "unified"))
         for name in ("systemctl", "busctl"):
@@ -337,7 +384,7 @@ class SystemdTests(TestCase):
     async def _life(self) -> None:
         own = self.own()
         await own.make()
-        await own.enter(77)
+        await own.enter(CLIENT, 1000)
         self.assertEqual(await own.remove(), [])
 
     def test_life(self) -> Deferred[None]:
@@ -349,8 +396,8 @@ class SystemdTests(TestCase):
                 [
                     "systemctl start docker-tracker-abc.slice",
                     "busctl call org.freedesktop.systemd1 /org/freedesktop/systemd1 org.freedesktop.systemd1.Manager"
-                    " StartTransientUnit ssa(sv)a(sa(sv)) docker-tracker-abc-client-77.scope fail"
-                    " 2 Slice s docker-tracker-abc.slice PIDs au 1 77 0",
+                    " StartTransientUnit ssa(sv)a(sa(sv)) docker-tracker-abc-client-7.scope fail"
+                    " 2 Slice s docker-tracker-abc.slice PIDs au 1 7 0",
                     "systemctl show --property=ControlGroup --value docker-tracker-abc.slice",
                     "systemctl stop docker-tracker-abc.slice",
                 ],
@@ -410,7 +457,10 @@ class RealCgroupTests(TestCase):
         await own.make()
         child = subprocess.Popen(["sleep", "1000"])
         try:
-            await own.enter(child.pid)
+            (self.proc / str(child.pid)).symlink_to(f"/proc/{child.pid}")
+            kernel = status(child.pid)
+            assert kernel is not None
+            await own.enter(Process(pid=child.pid, started=kernel.started, boot=""), os.geteuid())
             self.assertEqual(memberships(child.pid)["pids"], f"/docker-tracker/{self.job_id}/client")
             removing = Deferred.fromCoroutine(own.remove())
             self.assertNoResult(removing)
