@@ -45,6 +45,8 @@ class FlowTests(SynchronousTestCase):
         untold = engine._inbound_flow_control_window_manager._bytes_processed
         surplus = self.link.client.h2.outbound_flow_control_window - engine.inbound_flow_control_window
         self.assertTrue(0 <= surplus <= untold, (surplus, untold))
+        ledger = self.link.mediator._connection.ledger
+        self.assertEqual((surplus, ledger.waiting), (ledger._connection.owed, 0))
 
     def attributes(self, stream: int) -> dict[str, str]:
         """Return what the engine got."""
@@ -133,7 +135,7 @@ class FlowTests(SynchronousTestCase):
             for stream in (waits, large):
                 getattr(link, who).h2.reset_stream(stream, 8)
                 link.pump()
-            self.assertEqual(link.engine.seen[waits].data, b"")
+            self.assertEqual((link.engine.seen[waits].data, link.mediator._connection.ledger.waiting), (b"", 0))
             link.engine.reads = True
             for size, _ in link.engine.unread:  # of a stream that is closed: only the connection's window grows
                 link.engine.h2.acknowledge_received_data(size, large)

@@ -44,6 +44,15 @@ class ReadTests(SynchronousTestCase):
         self.assertEqual(reader.owed(), b"\x3f\x45")
         self.assertRaises(BadFrameError, reader.read, encoder.encode([("a", "x")]))
 
+    def test_two_sizes_on_their_way(self) -> None:
+        """What was announced last may be used before it is acknowledged, also if less was announced in between."""
+        reader, encoder = HeaderReader(WANTED), Encoder()
+        reader.announce(100)
+        reader.announce(5000)
+        reader.acknowledge()
+        encoder.header_table_size = 5000
+        self.assertEqual(reader.read(encoder.encode([("a", "x")])), {b"a": [b"x"]})
+
     def test_table_is_bounded(self) -> None:
         """No peer may use more than our bound, whatever the other allows; settings without a size change none."""
         reader, encoder = HeaderReader(WANTED), Encoder()
@@ -102,7 +111,10 @@ class ReadTests(SynchronousTestCase):
         reader = HeaderReader(WANTED)
         plain = literal(b"a", b"x" * 70_000) + literal(b"a", b"1")
         self.assertEqual(reader.read(plain), {b"a": [b"1"]})
+        self.assertEqual(reader.read(b"\x40\x01a\x012"), {b"a": [b"2"]})
+        self.assertEqual(reader.read(b"\xbe"), {b"a": [b"2"]})
         self.assertEqual(reader.read(details + literal(b"a", b"1")), {b"a": [b"1"]})
+        self.assertRaises(BadFrameError, reader.read, b"\xbe")  # it was too large for the table, which is empty now
 
 
 class GrpcTests(SynchronousTestCase):

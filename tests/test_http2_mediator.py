@@ -493,11 +493,11 @@ class ResetTests(Linked):
         self.assertEqual(self.link.owner.opens, [(STATUS, "")])
 
     def test_reset_of_a_refused_call(self) -> None:
-        """The engine's late reset of a refused call does not reach the client."""
+        """The engine's late reset of a refused call, and its windows, do not reach the client."""
         stream = self.link.call(FRONTEND, FRONTEND_MESSAGE, "r")
         self.link.mediator.refuse(self.link.owner.requests[0][0], 7, "no")
         self.link.pump()
-        self.link.mediator.engine_data(frames.rst_stream(stream, 2))
+        self.link.mediator.engine_data(frames.window_update(stream, 9) + frames.rst_stream(stream, 2))
         self.assertEqual(self.link.mediator.for_client(), b"")
 
 
