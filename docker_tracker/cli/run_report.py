@@ -42,10 +42,10 @@ def text(job: Mapping[str, Any], command_line: str) -> str:
             "left": f"{outcomes.count('left')} could not be removed",
         }
         summary = ", ".join(said for outcome, said in told.items() if outcome in outcomes)
-        lines = [_head(job, f"left over {_things(len(items))}: {summary}"), *_listed(items)]
+        lines = [_head(job, f" left over {_things(len(items))}: {summary}"), *_listed(items)]
     if job["state"] == "failed":
         problem = report.get("problem") or "something is left; it is tried again"
-        lines.append(_head(job, f"{problem}; to try now: {command_line} reap {job['name']}"))
+        lines.append(_head(job, f": {problem}; to try now: {command_line} reap {job['name']}"))
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -56,7 +56,7 @@ def kept_text(job: Mapping[str, Any], resources: Sequence[Mapping[str, Any]], co
     """
     items = [{**each, "identifier": each["id"], "outcome": "", "reason": ""} for each in resources]
     lines = [
-        _head(job, f"is kept, with {_things(len(items))}"),
+        _head(job, f" is kept, with {_things(len(items))}"),
         *_listed(items),
         f'  to use it: eval "$({command_line} job env {job["name"]})"',
         f"  to remove it: {command_line} job end {job['name']}",
@@ -65,7 +65,7 @@ def kept_text(job: Mapping[str, Any], resources: Sequence[Mapping[str, Any]], co
 
 
 def _head(job: Mapping[str, Any], said: str) -> str:
-    return f"docker-tracker: job {job['name']} {clean(said)}"
+    return f"docker-tracker: job {job['name']}{clean(said)}"
 
 
 def _rank(item: Item) -> int:
