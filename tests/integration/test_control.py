@@ -1,0 +1,176 @@
+"""The client command and the control API of a real daemon, before a real engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+from twisted.trial.unittest import SynchronousTestCase
+
+from docker_tracker.cli.client import ApiError, Client, NoDaemon, target
+from tests.support.daemon import ROOT, Daemon
+from tests.support.engine import engine_address, require_program
+
+IMAGE = "busybox:local"
+
+
+class ControlTests(SynchronousTestCase):
+    """One daemon with a control socket for each test; all that is made on the engine is a job's, and goes with it."""
+
+    def setUp(self) -> None:
+        self.engine = engine_address()
+        self.docker = require_program("docker", "docker-cli")
+        self.daemon = Daemon(f"--engine={self.engine}")
+        self.addCleanup(self.daemon.discard)
+        self.control = self.daemon.directory / "run/control.sock"
+        self.client = Client(self.control)
+        self.start()
+
+    def start(self) -> None:
+        """Start the daemon, and wait for its control socket."""
+        self.daemon.start()
+        self.daemon.wait_for(self.answers)
+
+    def answers(self) -> bool:
+        """Whether the control socket answers."""
+        try:
+            self.client.call("GET", "/health")
+        except (NoDaemon, ConnectionError):
+            return False
+        return True
+
+    def tracker(self, *words: str, status: int = 0) -> str:
+        """Run the client command; return what it printed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "docker_tracker.cli.main", "--control", str(self.control), *words],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        self.assertEqual(done.returncode, status, f"{done.stdout}\n{done.stderr}\n{self.daemon.output()}")
+        return done.stdout
+
+    def run_docker(self, socket: str, *words: str, status: int = 0) -> str:
+        """Run the docker command on a job's socket."""
+        done = subprocess.run(
+            [self.docker, *words],
+            env={**os.environ, "DOCKER_HOST": f"unix://{socket}"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        self.assertEqual(done.returncode, status, done.stderr)
+        return done.stdout.strip()
+
+    def test_life(self) -> None:
+        """A job is made, used, looked at, and ended: nothing of it is left, and everything tells so."""
+        socket = self.tracker("job", "start", "life", "--label", "team=x").strip()
+        container = self.run_docker(socket, "run", "-d", "--name", "dt-life", "-v", "/data", IMAGE, "sleep", "1000")
+        network = self.run_docker(socket, "network", "create", "dt-life-net")
+        try:
+            self.assertIn("life", self.tracker("job", "ls"))
+            self.assertIn(f"export DOCKER_HOST=unix://{socket}", self.tracker("job", "env", "life", "--shell", "sh"))
+            found = self.tracker("ps", "--job", "life", "-q", "--no-trunc").split()
+            self.assertLessEqual({container, network}, set(found))
+            why = self.tracker("why", container[:12])
+            for said in ("life (", "container_create", str(os.geteuid())):
+                self.assertIn(said, why)
+            self.assertIn("would remove", self.tracker("reap", "-n", "life"))
+            self.run_docker(socket, "inspect", container)
+            self.assertEqual(self.tracker("job", "end", "--wait", "life"), "life\n")
+        finally:
+            self.run_docker(self.engine.removeprefix("unix://"), "rm", "-fv", container)
+        self.assertFalse(Path(socket).exists())
+        left = self.run_docker(self.engine.removeprefix("unix://"), "ps", "-aq", "--no-trunc") + self.run_docker(
+            self.engine.removeprefix("unix://"), "network", "ls", "-q", "--no-trunc"
+        )
+        self.assertNotIn(container, left)
+        self.assertNotIn(network, left)
+        report = json.loads(self.tracker("report", "life", "--format", "json"))
+        removed = {each["identifier"] for each in report["items"] if each["outcome"] == "removed"}
+        self.assertLessEqual({container, network}, removed)
+        self.assertEqual(self.tracker("ps", "--job", "life"), self.tracker("ps", "--job", "life", "-f", "name=none"))
+        names = [json.loads(line)["event"] for line in self.tracker("events", "--format", "json").splitlines()]
+        for event in ("job started", "job ended", "job gone"):
+            self.assertIn(event, names)
+
+    def test_reap_and_reconcile(self) -> None:
+        """A job that is reaped goes on, empty; the reconciler has nothing to say of it."""
+        socket = self.tracker("job", "start", "again").strip()
+        volume = self.run_docker(socket, "volume", "create", "dt-again")
+        self.assertIn("removed", self.tracker("reap", "again"))
+        self.run_docker(socket, "volume", "inspect", volume, status=1)
+        self.run_docker(socket, "volume", "create", "dt-again")
+        self.tracker("reconcile", "--dry-run")
+        self.tracker("job", "end", "-w", "again")
+
+    def test_refused(self) -> None:
+        """What cannot be is one sentence; nothing is made, and nothing is ended."""
+        self.tracker("job", "start", "one")
+        self.tracker("job", "start", "one", status=1)
+        for words in (
+            ["job", "start", "../two"],
+            ["job", "end", "two"],
+            ["job", "end", "default"],
+            ["job", "lease", "one"],
+        ):
+            self.tracker(*words, status=1)
+        self.tracker("job", "start", "two", "--pid", "4194303", status=1)
+        self.tracker("job", "start", "two", "--container", "dt-none", status=1)
+        self.assertEqual(sorted(job["name"] for job in self.client.call("GET", "/jobs")), ["default", "one"])
+        self.tracker("job", "end", "-w", "one")
+
+    def test_lease(self) -> None:
+        """A job whose lease is not held any more ends by itself, and what it made goes."""
+        made = self.client.call("POST", "/jobs", {"name": "held", "ends": {"lease": 0.5}})
+        with self.client.hold(target("jobs", "held", "lease")):
+            volume = self.run_docker(made["socket"], "volume", "create", "dt-held")
+            time.sleep(1.0)  # longer than the lease: that it is held is what counts
+            self.assertEqual(self.client.call("GET", "/jobs/held")["state"], "open")
+        self.daemon.wait_for(lambda: self.client.call("GET", "/jobs/held")["state"] == "gone")
+        self.run_docker(self.engine.removeprefix("unix://"), "volume", "inspect", volume, status=1)
+
+    def test_restart(self) -> None:
+        """After a restart the job, its events and its socket are there, and it can be ended."""
+        socket = self.tracker("job", "start", "kept").strip()
+        identifier = self.client.call("GET", "/jobs/kept")["id"]
+        self.daemon.stop()
+        self.tracker("job", "ls", status=1)
+        self.start()
+        self.assertEqual(self.client.call("GET", "/jobs/kept")["id"], identifier)
+        self.run_docker(socket, "volume", "create", "dt-kept")
+        self.tracker("job", "end", "-w", "kept")
+
+    def test_daemon(self) -> None:
+        """Readiness is a real engine's, and metrics are what Prometheus reads."""
+        self.assertTrue(self.client.call("GET", "/ready")["engine"]["version"])
+        families = {each.name for each in text_string_to_metric_families(self.client.call("GET", "/metrics"))}
+        self.assertLessEqual({"docker_tracker_build_info", "docker_tracker_jobs"}, families)
+        error = self.assertRaises(ApiError, self.client.call, "GET", "/containers/json")
+        self.assertEqual(error.status, 404)
+
+
+class AwayTests(SynchronousTestCase):
+    """A daemon whose engine is not there."""
+
+    def test_not_ready(self) -> None:
+        """It is healthy, not ready, and says why."""
+        with Daemon("--engine=unix:///nonexistent/docker.sock") as daemon:
+            client = Client(daemon.directory / "run/control.sock")
+
+            def healthy() -> bool:
+                try:
+                    return bool(client.call("GET", "/health"))
+                except NoDaemon:
+                    return False
+
+            daemon.wait_for(healthy)
+            error = self.assertRaises(ApiError, client.call, "GET", "/ready")
+            self.assertEqual((error.status, "/nonexistent/docker.sock" in error.message), (503, True))
+            self.assertIn("docker_tracker_upstream_up 0.0", client.call("GET", "/metrics"))
