@@ -79,6 +79,7 @@ class Counts:
         :param seconds: How long it took.
         """
         self.active -= 1
+        seconds = max(seconds, 0.0)  # clocks jump
         if method not in _METHODS:
             method = "other"
         self.requests[operation, method, "none" if status is None else str(status), decision] += 1

@@ -812,15 +812,21 @@ class CountsTests(SynchronousTestCase):
     def test_finished(self) -> None:
         """Exchanges are counted by what is bounded; odd methods of clients are one."""
         counts = Counts()
-        for method, status, seconds in (("GET", 200, 0.001), ("X-1", None, 7000.0), ("X-2", None, 0.003)):
+        for method, status, seconds in (
+            ("GET", 200, 0.001),
+            ("X-1", None, 7000.0),
+            ("X-2", None, 0.003),
+            ("GET", 200, -5.0),
+        ):
             counts.began()
             counts.finished("container_list", method, status, "completed", seconds)
         self.assertEqual(
             counts.requests,
-            {("container_list", "GET", "200", "completed"): 1, ("container_list", "other", "none", "completed"): 2},
+            {("container_list", "GET", "200", "completed"): 2, ("container_list", "other", "none", "completed"): 2},
         )
         self.assertEqual(counts.active, 0)
-        self.assertEqual(counts.durations["container_list"].buckets, [1, 1, *[0] * (len(BUCKETS) - 2), 1])
+        self.assertEqual(counts.durations["container_list"].buckets, [2, 1, *[0] * (len(BUCKETS) - 2), 1])
+        self.assertAlmostEqual(counts.durations["container_list"].seconds, 7000.004)
 
     def test_families(self) -> None:
         """All that is counted is shown, under the names that the documentation has."""
