@@ -95,6 +95,7 @@ class CgroupParentTests(SynchronousTestCase):
         wanted = {row.name: interceptor.wants(row) for row in OPERATIONS if interceptor.wants(row)}
         body = Stage.REQUEST_JSON
         expected = {"container_create": body, "container_start": body, "image_build": Stage.REQUEST_HEAD}
+        expected["grpc"] = Stage.BUILD_REQUEST
         self.assertEqual(wanted, expected)
 
     def test_create(self) -> None:

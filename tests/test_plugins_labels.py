@@ -396,8 +396,10 @@ class MakeTests(_Case):
         self.assertTrue(interceptor.fail_closed)
         both = Stage.REQUEST_HEAD | Stage.REQUEST_JSON
         wanted = {row.name: interceptor.wants(row) for row in OPERATIONS if interceptor.wants(row)}
-        self.assertEqual(set(wanted), {"container_start", "libpod", *(row.name for row in OPERATIONS if row.labels)})
-        self.assertEqual(wanted["libpod"], Stage.REQUEST_HEAD)
+        self.assertEqual(
+            set(wanted), {"container_start", "libpod", "grpc", *(row.name for row in OPERATIONS if row.labels)}
+        )
+        self.assertEqual((wanted["libpod"], wanted["grpc"]), (Stage.REQUEST_HEAD, Stage.BUILD_REQUEST))
         self.assertEqual(wanted["container_start"], Stage.REQUEST_JSON)
         self.assertEqual(
             (wanted["image_build"], wanted["container_create"], wanted["container_commit"]),
