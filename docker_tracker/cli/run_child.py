@@ -75,16 +75,22 @@ def run(command: Sequence[str], environment: dict[str, str], signals: Signals) -
     except OSError as error:
         status = NOT_FOUND if error.errno == errno.ENOENT else NOT_EXECUTABLE
         raise CannotRun(status, f"cannot run {command[0]}: {os.strerror(error.errno or 0)}") from error
+    stopped = goes_on = False
     while True:
         # Looked for first, as one SIGCHLD may stand for several changes.
-        pid, status = os.waitpid(child, os.WNOHANG | os.WUNTRACED)
-        if pid and not os.WIFSTOPPED(status):
+        pid, status = os.waitpid(child, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+        if pid and (os.WIFSTOPPED(status) or os.WIFCONTINUED(status)):
+            stopped = os.WIFSTOPPED(status)
+            if stopped and os.WSTOPSIG(status) in _STOPS & signals.passed:
+                _stop(os.WSTOPSIG(status))
+            continue
+        if pid:
             return _exit_status(status)
-        if pid and os.WSTOPSIG(status) in _STOPS & signals.passed:
-            _stop(os.WSTOPSIG(status))
+        if goes_on and stopped:  # else it was let go on with us
             os.kill(child, signal.SIGCONT)
         information = signal.sigwaitinfo(signals.passed | {signal.SIGCHLD})
-        if information.si_signo != signal.SIGCHLD and not _has_it(child, information):
+        goes_on = information.si_signo == signal.SIGCONT
+        if not goes_on and _is_to_pass(information, child):
             os.kill(child, information.si_signo)
 
 
@@ -100,18 +106,21 @@ def _stop(number: int) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {number})
 
 
-def _has_it(child: int, information: signal.struct_siginfo) -> bool:
-    """Say whether the child got a signal itself, or has sent it, as ``kill 0`` in a shell does."""
+def _is_to_pass(information: signal.struct_siginfo, child: int) -> bool:
+    """Say whether a signal was sent to us alone."""
+    number, pid = information.si_signo, information.si_pid
+    if number == signal.SIGCHLD:
+        return False
     if information.si_code > 0:  # the kernel's, for the terminal
-        return information.si_signo in _TERMINAL
-    pid = information.si_pid
+        return number not in _TERMINAL
+    # A shell's ``kill 0`` is sent to us by the child itself, or by one of its own.
     for _ in range(_MOST_PARENTS):
-        if pid in (0, 1):
-            return False
         if pid == child:
-            return True
+            return False
+        if pid <= 1:
+            break
         pid = _parent(pid)
-    return False
+    return True
 
 
 def _parent(pid: int) -> int:
