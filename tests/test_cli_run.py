@@ -231,6 +231,21 @@ class TrackerTests(Case):
         self.assertEqual(places.state, self.directory / "state")
         self.assertEqual(places.instance, (self.directory / "state/instance").read_text().strip())
 
+    def test_reconcile(self) -> None:
+        """``reconcile`` sweeps, too, with a daemon and without; not if nothing is to be done."""
+        (self.directory / "state/private").mkdir(parents=True)
+        nobody = f"unix://{self.directory}/control.sock"
+        with self.serve() as it, mock.patch.object(private_state, "sweep", return_value=["one is left"]) as sweep:
+            for control, options, status in (
+                (f"unix://{it.path}", ["--dry-run"], 0),
+                (f"unix://{it.path}", [], 0),
+                (nobody, [], 1),
+            ):
+                env = {**self.environ, "DOCKER_TRACKER_CONTROL": control}
+                result = CliRunner().invoke(tracker, ["reconcile", *options], env=env)
+                self.assertEqual((result.exit_code, "one is left" in result.output), (status, not options))
+        self.assertEqual(sweep.call_count, 2)
+
     def test_daemon(self) -> None:
         """With a daemon none is started, but what others left is swept; settings that it does not need may be wrong."""
         (self.directory / "state/private").mkdir(parents=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
+
 import click
 
 from docker_tracker.cli.client import target
@@ -9,6 +12,7 @@ from docker_tracker.cli.reports import say_report
 from docker_tracker.cli.shared import (
     Command,
     Place,
+    complain,
     for_each,
     format_option,
     job_names,
@@ -16,6 +20,7 @@ from docker_tracker.cli.shared import (
     resolved,
 )
 from docker_tracker.cli.waiting import waiting
+from docker_tracker.errors import ConfigurationError
 
 dry_run_option = click.option("-n", "--dry-run", is_flag=True, help="Remove nothing; say what would be removed.")
 no_trunc_option = click.option("--no-trunc", is_flag=True, help="Show whole IDs.")
@@ -49,10 +54,23 @@ def reap(place: Place, jobs: tuple[str, ...], dry_run: bool, no_trunc: bool, sha
 @format_option
 @pass_place
 def reconcile(place: Place, dry_run: bool, adopt: str, no_trunc: bool, shape: str) -> None:
-    """Compare engine and ledger once, now, and mend the difference. Exit with 1 if something stays that was to go."""
+    """Compare engine and ledger once, now, and mend the difference. Exit with 1 if something stays that was to go.
+
+    Private trackers of this user that were killed before their work was done are started again, daemon or not.
+    """
+    if not dry_run:
+        _sweep()
     done = place.client().call("POST", target("reconcile", dry_run=dry_run, adopt=adopt), timeout=None)
     if not say_report(done, shape, no_trunc):
         raise click.exceptions.Exit(1)
+
+
+def _sweep() -> None:
+    from docker_tracker.cli.private import sweep  # reads the whole configuration
+
+    with suppress(ConfigurationError):  # of trackers that this user cannot start anyhow
+        for problem in sweep(os.environ):
+            complain(problem)
 
 
 @click.command(cls=Command)
