@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from docker_tracker.errors import BadHeadError, EngineProtocolError
+from docker_tracker.http1 import message
 from docker_tracker.http1.framing import CHUNKED, NO_BODY, BodyKind
 from docker_tracker.http1.message import read_request, read_response
 
@@ -68,6 +69,16 @@ class RequestTests(SynchronousTestCase):
         """Refusals are made each time."""
         for _ in range(2):
             self.assertRaises(BadHeadError, read_request, b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n")
+
+    def test_bounded_memory(self) -> None:
+        """Of many different heads the oldest are forgotten; what is remembered is the same value."""
+        heads = [b"GET /%d HTTP/1.1\r\n\r\n" % number for number in range(message._REMEMBERED + 10)]
+        first = read_request(heads[0])
+        self.assertIs(read_request(heads[0]), first)
+        for head in heads:
+            read_request(head)
+        self.assertEqual(len(message._requests), message._REMEMBERED)
+        self.assertIsNot(read_request(heads[0]), first)
 
 
 class ResponseTests(SynchronousTestCase):
