@@ -42,7 +42,7 @@ $(DEMO)/.installed: setup.cfg pyproject.toml $(shell find docker_tracker twisted
 	@mkdir -p .cache
 	$(call make-environment,$(DEMO))
 	@rm -rf build
-	@$(DEMO)/bin/pip install -qq --disable-pip-version-check --upgrade .
+	@$(DEMO)/bin/pip install -qq --disable-pip-version-check --upgrade '.[cli]'
 	@touch $@
 
 clean:

@@ -170,7 +170,8 @@ class Tracker:
             f"--port={port}",
             f"--audit-log={self.audit_path}",
         ]
-        command += ["--control=none", f"--state-dir={directory / 'state'}", f"--run-dir={directory / 'run'}"]
+        command += [f"--state-dir={directory / 'state'}", f"--run-dir={directory / 'run'}"]
+        self.control = f"unix://{directory / 'run' / 'control.sock'}"
         with self.output_path.open("wb") as output:
             self.process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=directory
@@ -282,6 +283,8 @@ def demonstrate(twistd: str, stack: ExitStack) -> None:
     keys = ("method", "path", "status", "resource", "edits", "peer")
     show("one of them, cut", json.dumps({key: line[key] for key in keys if key in line})[:400])
 
+    demonstrate_jobs(str(Path(twistd).parent / "docker-tracker"), tracker, direct, image, stack)
+
     # Word for word what one would type, where there is curl.
     killed = run(["sh", "-c", f"{shlex.join(page)} | xargs -n1 docker kill"], tracked).split()
     if sorted(killed) != sorted(containers):
@@ -295,6 +298,42 @@ def demonstrate(twistd: str, stack: ExitStack) -> None:
     if status != 0:
         raise DemoError(f"the tracker ended with {status}")
     show("the tracker stopped", f"exit status {status}")
+
+
+def demonstrate_jobs(client: str, tracker: Tracker, direct: dict[str, str], image: str, stack: ExitStack) -> None:
+    """Show that nothing of a job is left, however it ends. :raises DemoError: something is."""
+    environment = {**direct, "DOCKER_TRACKER_CONTROL": tracker.control}
+    script = f"docker run -d {image} sleep 1000 && docker volume create && docker network create demo-$$"
+
+    def left(job: str) -> list[str]:
+        label = f"--filter=label=docker-tracker.job={job}"
+        lists = (["ps", "--all"], ["volume", "ls"], ["network", "ls"])
+        return [thing for each in lists for thing in run(["docker", *each, "--quiet", label], direct).split()]
+
+    report = tracker.audit_path.with_name("report.json")
+    run([client, "run", "--job=demo", f"--report={report}", "--", "sh", "-c", script], environment)
+    removed = [
+        item["kind"]
+        for item in json.loads(report.read_text())["job"]["report"]["items"]
+        if item["outcome"] == "removed"
+    ]
+    if sorted(removed) != ["container", "network", "volume"] or left("demo"):
+        raise DemoError(f"docker-tracker run removed {removed}, and left {left('demo')}")
+    show("docker-tracker run -- sh -c …", f"left behind, and removed: {', '.join(removed)}")
+
+    killed = subprocess.Popen(
+        [client, "run", "--job=killed", "--", "sh", "-c", f"{script} && sleep 1000"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    stack.callback(killed.kill)
+    wait_until(lambda: len(left("killed")) == 3, "the job did not make its things")
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    wait_until(lambda: not left("killed"), "a job that was killed left something")
+    show("the same, and kill -9 in the middle", "nothing is left of it")
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:

@@ -104,7 +104,9 @@ class JobsService:
             service.startService()
         if control is not None:
             status = os.stat(control.listener.path)
-            groups = frozenset({status.st_gid} if status.st_mode & 0o020 else ())
+            # Of a plain user's daemon the group may be everybody's, unless it was named.
+            named = settings.control_group is not None or os.geteuid() == 0
+            groups = frozenset({status.st_gid} if named and status.st_mode & 0o020 else ())
             self._control = ControlService(
                 self._reactor, control.sock.dup(), jobs, ledger, engine, self.counts, Who(groups=groups), instance
             )
