@@ -341,3 +341,16 @@ class DaemonTests(RunCase):
         """``--private`` does without the daemon."""
         done = self.run_to_end("--private", "--", "sh", "-c", "echo $DOCKER_HOST")
         self.assertIn(f"unix://{self.directory}/run/private/", done.stdout)
+
+    def test_container_ends(self) -> None:
+        """A job that is tied to an agent's container ends with that, and what it made is removed."""
+        agent = docker("run", "-d", "--rm", "--stop-signal=KILL", IMAGE, "sleep", "1000", address=self.engine)
+        identifier = agent.stdout.decode().strip()
+        tracker = [sys.executable, "-P", "-m", "docker_tracker.cli.main"]
+        start = [*tracker, "job", "start", "agent", f"--container={identifier[:12]}"]
+        started = subprocess.run(start, env=self.environment, cwd="/", capture_output=True, check=True, timeout=60)
+        leak = ("run", "-d", f"--label=run-test={self.mark}", "--stop-signal=KILL", IMAGE, "sleep", "1000")
+        docker(*leak, address=f"unix://{started.stdout.decode().strip()}")
+        self.assertEqual(len(self.containers()), 1)
+        docker("kill", identifier, address=self.engine)
+        self.all_gone()
