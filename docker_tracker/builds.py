@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
+from typing import Any
 
 import attrs
 
@@ -105,7 +106,10 @@ class BuildOutcome:
     :ivar status: gRPC's number, 0 is success; None: there was no answer.
     :ivar message: What went wrong, for people.
     :ivar answer: SOLVE: the exporters' answers (``containerimage.digest``, ``image.name``); empty if it failed.
-    :ivar problem: Why the answer could not be read, or "".
+    :ivar problem: Why the request or the answer could not be read, or "".
+    :ivar refused_by: The interceptor that refused, ``proxy``, or "": nobody did.
+    :ivar edits: SOLVE: what interceptors changed in this build's requests on this connection, in order; each is a
+        `docker_tracker.exchange.Edit`.
     """
 
     end: BuildEnd
@@ -114,3 +118,5 @@ class BuildOutcome:
     message: str = ""
     answer: Mapping[str, str] = attrs.field(factory=dict)
     problem: str = ""
+    refused_by: str = ""
+    edits: tuple[Any, ...] = ()

@@ -520,6 +520,7 @@ class Conversation:
         assert self.steps is not None
         assert self.exchange is not None
         limits = self.entrance.limits
+        self._saving = True  # until all interceptors know of the ends of all builds
         self._splice = mediation = Mediation(
             self._client,
             self._engine,
@@ -550,6 +551,7 @@ class Conversation:
         return tap
 
     def _splice_over(self, from_client: int, to_client: int) -> None:
+        self._saving = False
         if self.exchange is not None:
             self.exchange.bytes_from_client += from_client
             self.exchange.bytes_to_client += to_client

@@ -20,7 +20,7 @@ from docker_tracker.builds import BuildEdit, BuildEnd, BuildOutcome, BuildReques
 from docker_tracker.engine.document import MISSING, Change
 from docker_tracker.errors import BadFrameError, BadGrpcError, RefusedError
 from docker_tracker.exchange import Edit, Exchange
-from docker_tracker.http2.calls import Call
+from docker_tracker.http2.calls import Call, Phase
 from docker_tracker.http2.mediator import Mediator
 from docker_tracker.proxy.ask import ask, tell
 from docker_tracker.proxy.pipe import Pipe
@@ -36,6 +36,24 @@ _MOST_SECONDS: Final = 10.0
 #: gRPC's numbers (``google.golang.org/grpc/codes``) for what we refuse with; INTERNAL for all else.
 _STATUS: Final = {400: 3, 403: 7, 404: 5, 409: 9, 413: 8, 503: 14}
 _INTERNAL: Final = 13
+#: Of one build; what is changed beyond that is not told.
+_MOST_EDITS: Final = 256
+
+
+@attrs.define(eq=False)
+class _Asked:
+    """What is known of a request that was held.
+
+    :ivar request: As interceptors changed it up to now.
+    :ivar problem: Why it cannot be read, or "".
+    :ivar by: Who refused it, or "".
+    :ivar deciding: What the interceptors are at, or None.
+    """
+
+    request: BuildRequest
+    problem: str = ""
+    by: str = ""
+    deciding: Deferred[Any] | None = None
 
 
 class _Side:
@@ -99,8 +117,9 @@ class Mediation:
         self._engine = _Side(self, engine, client, False)
         asked = steps.build_request or steps.build_finished
         self._mediator = Mediator(self, frozenset(BuildStep) if asked else frozenset())
-        self._requests: dict[Call, BuildRequest] = {}
-        self._problems: dict[Call, str] = {}
+        self._asked: dict[Call, _Asked] = {}
+        self._edits: dict[str, list[Edit]] = {}  # of the builds that are open, by their ID
+        self._to_client = 0
         self._working: set[Deferred[Any]] = set()
         self._finished = self._closed = self._told = False
 
@@ -139,6 +158,7 @@ class Mediation:
         for side, data in ((self._client, self._mediator.for_client()), (self._engine, self._mediator.for_engine())):
             if data:
                 side.wire.write(data)
+                self._to_client += len(data) if side.from_client else 0
         if self._mediator.over:
             self.finish()
         else:
@@ -188,7 +208,7 @@ class Mediation:
     def _tell(self) -> None:
         if self._closed and not self._working and not self._told:
             self._told = True
-            self._on_finished(self._client.bytes, self._engine.bytes)
+            self._on_finished(self._client.bytes, self._to_client)
 
     # What the mediator calls
 
@@ -198,27 +218,35 @@ class Mediation:
             tell(self._steps.build_call, "build_call", self._exchange, path, build)
         except RefusedError as error:
             self._note(error)
-            return error.message
+            return f"docker-tracker: {error.message}"
         return ""
 
     def requested(self, call: Call, request: BuildRequest | BadGrpcError) -> None:
         """A request is held: ask the interceptors."""
         if isinstance(request, BadGrpcError):
+            self._asked[call] = _Asked(BuildRequest(step=call.step, build=call.build), problem=request.message)
             self._unread(call, request)
             return
-        self._requests[call] = request
-        self._go(self._decide(call, request), partial(self._undecided, call))
+        self._asked[call] = asked = _Asked(request)
+        if request.is_probe:
+            self._mediator.release(call)
+            return
+        if request.step is BuildStep.SOLVE:
+            self._edits.setdefault(request.build, [])
+        asked.deciding = self._go(self._decide(call, asked), partial(self._undecided, call))
 
     def finished(self, call: Call, outcome: BuildOutcome) -> bool:
         """A call is over: tell the interceptors; the answer to a Solve waits for them."""
-        request = self._requests.pop(call, None) or BuildRequest(step=call.step, build=call.build)
-        problem = self._problems.pop(call, "")
-        if problem:
-            outcome = attrs.evolve(outcome, problem=problem)
-        if request.is_probe and not problem:
+        asked = self._asked.pop(call)
+        if asked.deciding is not None:
+            asked.deciding.cancel()
+        if asked.request.is_probe and not asked.problem:
             return False
         held = call.step is BuildStep.SOLVE and outcome.end is BuildEnd.ANSWERED
-        working = self._go(self._save(request, outcome), self._unsaved)
+        edits = self._edits.pop(asked.request.build, []) if call.step is BuildStep.SOLVE else []
+        problem = asked.problem or outcome.problem
+        outcome = attrs.evolve(outcome, problem=problem, refused_by=asked.by, edits=tuple(edits))
+        working = self._go(self._save(asked.request, outcome), self._unsaved)
         if working.called or not held or self._finished:
             return False
         working.addCallback(lambda _: self._released())
@@ -231,30 +259,34 @@ class Mediation:
 
     # Asking
 
-    async def _decide(self, call: Call, request: BuildRequest) -> None:
-        if request.is_probe:
-            self._mediator.release(call)
-            return
+    async def _decide(self, call: Call, asked: _Asked) -> None:
         began = self._clock.seconds()
-        most = _SOLVE_SECONDS if request.step is BuildStep.SOLVE else _MOST_SECONDS
+        most = _SOLVE_SECONDS if call.step is BuildStep.SOLVE else _MOST_SECONDS
         edit = BuildEdit()
         for named in self._steps.build_request:
             left = min(self._seconds, began + most - self._clock.seconds())
-            hook = partial(named.interceptor.build_request, self._exchange, request)
-            more = await ask(named, hook, self._exchange, self._clock, max(left, 0.001), lambda: self._finished)
+            hook = partial(named.interceptor.build_request, self._exchange, asked.request)
+            more = await ask(named, hook, self._exchange, self._clock, max(left, 0.001), lambda: _is_over(call))
+            if _is_over(call):  # and the interceptor took no notice
+                return
             if more:
-                changes = _changes(request, more)
-                if changes:
-                    self._exchange.edits.append(Edit(named.name, changes))
-                edit, request = _joined(edit, more), _edited(request, more)
-                self._requests[call] = request
+                self._edited(named.name, asked, more)
+                edit = _joined(edit, more)
         try:
             self._mediator.release(call, edit if edit else None)
         except BadGrpcError as error:
             raise RefusedError(f"the build cannot be changed as it has to be: {error.message}") from error
 
+    def _edited(self, name: str, asked: _Asked, edit: BuildEdit) -> None:
+        """Have the next interceptors see what one changed, and the audit know of it."""
+        changes = _changes(asked.request, edit)
+        edits = self._edits.get(asked.request.build)
+        if changes and edits is not None and len(edits) < _MOST_EDITS:
+            edits.append(Edit(name, changes))
+        asked.request = _edited(asked.request, edit)
+
     def _undecided(self, call: Call, failure: Failure) -> None:
-        if failure.check(CancelledError) and self._finished:  # type: ignore[no-untyped-call]
+        if failure.check(CancelledError) and _is_over(call):  # type: ignore[no-untyped-call]
             return
         error = failure.value
         if not isinstance(error, RefusedError):
@@ -263,13 +295,13 @@ class Mediation:
         self._refuse(call, error)
 
     def _refuse(self, call: Call, error: RefusedError) -> None:
-        self._note(error)
         log.info("a build is refused: {message}", message=error.message, exchange=self._exchange.id)
+        if call in self._asked:
+            self._asked[call].by = error.by or "proxy"
         self._mediator.refuse(call, _STATUS.get(error.status, _INTERNAL), f"docker-tracker: {error.message}")
 
     def _unread(self, call: Call, error: BadGrpcError) -> None:
         """A request cannot be read: guards cannot let it pass."""
-        self._problems[call] = error.message
         guards = [named for named in self._steps.build_request if named.interceptor.fail_closed]
         if guards:
             message = f"the build's request cannot be read: {error.message}"
@@ -297,8 +329,10 @@ class Mediation:
         self.finish()
 
     def _note(self, error: RefusedError) -> None:
-        """Have the audit know who refused."""
-        self._exchange.answered_by = self._exchange.answered_by or error.by or "proxy"
+        """Have the audit know who ended the connection or a call of it, and why; of several, the first."""
+        if not self._exchange.answered_by:
+            self._exchange.answered_by = error.by or "proxy"
+            self._exchange.notes["remark"] = error.message
 
     def _go(self, work: Any, failed: Callable[[Failure], None]) -> Deferred[Any]:
         """Let work go on, and send what comes of it."""
@@ -315,6 +349,10 @@ class Mediation:
         if not working.called:
             working.addCallback(lambda _: self._pump())
         return working
+
+
+def _is_over(call: Call) -> bool:
+    return call.phase is Phase.OVER
 
 
 def _joined(first: BuildEdit, second: BuildEdit) -> BuildEdit:
@@ -345,7 +383,7 @@ def _edited(request: BuildRequest, edit: BuildEdit) -> BuildRequest:
 def _changes(request: BuildRequest, edit: BuildEdit) -> tuple[Change, ...]:
     """Return what an edit changes, for the audit: options by name, image configs without their content."""
     changes = []
-    for name, new in edit.attributes.items():
+    for name, new in edit.attributes.items() if request.step is not BuildStep.RESULT else ():
         old = request.attributes.get(name)
         if old != new:
             changes.append(_change(request, ("attributes", name), old, new))
@@ -354,7 +392,8 @@ def _changes(request: BuildRequest, edit: BuildEdit) -> tuple[Change, ...]:
             old = exporter.attributes.get(name)
             if old != new:
                 changes.append(_change(request, ("exporters", position, "attributes", name), old, new))
-    changes += [_change(request, ("image_configs", name), None, "changed") for name in edit.image_configs]
+    if request.step is BuildStep.RESULT:
+        changes += [_change(request, ("image_configs", name), None, "changed") for name in edit.image_configs]
     return tuple(changes)
 
 
