@@ -213,6 +213,13 @@ class OwedTests(LedgerCase):
         self.successResultOf(self.ledger.settle(other, State.DONE))
         self.assertEqual(self.states()[-1], "done")
 
+    def test_done_stays_done(self) -> None:
+        """An intent that is settled does not get lost by what is told later."""
+        number = self.intend()
+        self.successResultOf(self.ledger.record(number, [], State.DONE))
+        self.successResultOf(self.ledger.settle(number, State.LOST))
+        self.assertEqual(self.successResultOf(self.ledger.lost()), [])
+
     def test_settled_meanwhile(self) -> None:
         """One that was settled after all is left so; the last thing said of one counts."""
         first, second = self.intend(), self.intend()

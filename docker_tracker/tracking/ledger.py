@@ -508,8 +508,9 @@ def _is_new(database: sqlite3.Connection, resource: Resource, since: float) -> b
 
 
 def _settle(database: sqlite3.Connection, intent: int, state: State, now: float) -> None:
-    before = "" if state is State.LOST else ", before = '[]'"
-    database.execute(f"UPDATE intents SET state = ?, settled = ?{before} WHERE number = ?", (state.value, now, intent))
+    # What is done does not get lost: that a look was given up may be told after it was through.
+    rest = "WHERE number = ? AND settled IS NULL" if state is State.LOST else ", before = '[]' WHERE number = ?"
+    database.execute(f"UPDATE intents SET state = ?, settled = ? {rest}", (state.value, now, intent))
 
 
 def _resolve(database: sqlite3.Connection, kind: str, reference: str) -> list[str]:
