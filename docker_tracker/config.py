@@ -43,6 +43,9 @@ __all__ = [
 DEFAULT_ENGINE = "unix:///var/run/docker.sock"
 DEFAULT_LABELS = {"Created-Via": "docker-tracker"}
 DEFAULT_INTERCEPTORS = ("labels", "recorder", "audit")
+WITH_CGROUP = ("labels", "cgroup-parent", "recorder", "audit")
+#: What there is where nobody says otherwise; then jobs that are made at run time have nested-socket, too.
+BY_DEFAULT = (DEFAULT_INTERCEPTORS, WITH_CGROUP)
 
 #: Every option that the environment and the file know, too; the file has two tables more.
 OPTIONS = (
@@ -457,7 +460,7 @@ def _interceptors(sources: Sources, cgroup_parent: str | None, audit_log: str | 
     if found is None:
         if cgroup_parent is None:
             return DEFAULT_INTERCEPTORS
-        return ("labels", "cgroup-parent", "recorder", "audit")
+        return WITH_CGROUP
     words = split(found) if isinstance(found.value, str) else found.items()
     names = [word.text() for word in words]
     if not names and isinstance(found.value, str):

@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 
 from docker_tracker.addresses import is_loopback
 from docker_tracker.attribution import Attribution
-from docker_tracker.config import Listener, Settings
+from docker_tracker.config import BY_DEFAULT, Listener, Settings
 from docker_tracker.descriptor_store import DescriptorStore
 from docker_tracker.discovery import choose, make
 from docker_tracker.errors import ConfigurationError, RefusedError, TrackerError
@@ -39,6 +39,8 @@ from docker_tracker.sources import Found
 
 _CGROUP_PARENT: Final = "cgroup-parent"
 _LABELS: Final = "labels"
+_NESTED_SOCKET: Final = "nested-socket"
+_RECORDER: Final = "recorder"
 
 log = Logger()
 
@@ -307,12 +309,16 @@ class Doors:
         settings, request = self._settings, job.request
         sections = {**settings.interceptor_sections}
         for name, table in request.interceptors.items():
-            if name not in settings.interceptors:
+            if name not in settings.interceptors and not (
+                settings.interceptors in BY_DEFAULT and name == _NESTED_SOCKET
+            ):
                 raise RefusedError(f"interceptors.{name}: this tracker has no such interceptor in use")
             sections[name] = {**sections.get(name, {}), **table}
         names = list(settings.interceptors)
         if _CGROUP_PARENT not in names and (request.own_cgroup or request.cgroup_parent is not None):
             names.insert(names.index(_LABELS) + 1 if _LABELS in names else 0, _CGROUP_PARENT)
+        if job.name != DEFAULT and settings.interceptors in BY_DEFAULT:
+            names.insert(names.index(_RECORDER), _NESTED_SOCKET)
         changed = attrs.evolve(settings, interceptors=tuple(names), interceptor_sections=sections)
         try:
             return Plan(Named(chosen.plugin.name, make(chosen, job, self._daemon)) for chosen in choose(changed))

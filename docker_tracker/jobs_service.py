@@ -24,7 +24,7 @@ from docker_tracker.counts import Counts
 from docker_tracker.doors import Bound, Doors
 from docker_tracker.errors import EngineError, RefusedError, TrackerError
 from docker_tracker.interfaces import IEngine, IJob
-from docker_tracker.job import DEFAULT, JobState
+from docker_tracker.job import DEFAULT, JobState, ReapReport
 from docker_tracker.job_cgroup import JobCgroup
 from docker_tracker.job_record import Job
 from docker_tracker.private_state import Places, alive_elsewhere, is_private, sweep
@@ -87,6 +87,7 @@ class JobsService:
             alive_elsewhere(settings.state_dir),
             retry=jobs.retry,
             tell=jobs.tell,
+            done=self._reconciled,
         )
         jobs.reconciler = reconciler
         self.jobs = jobs
@@ -121,6 +122,14 @@ class JobsService:
         """Return a job with its unix socket; the job "default" has what the configuration says."""
         paths = [listener.path for listener in self._settings.listeners if listener.kind == "unix"]
         return job if job.name != DEFAULT else attrs.evolve(cast(Job, job), socket=next(iter(paths), ""))
+
+    def _reconciled(self, report: ReapReport) -> None:
+        """Count a pass of the reconciler, and what it came upon."""
+        result = "done" if report.complete else "incomplete" if report.passes else "failed"
+        self.counts.reconcile_finished(result, time.time())
+        if not report.dry_run:
+            for item in report.items:
+                self.counts.reaped[item.kind, item.outcome] += 1
 
     def _stop_if_idle(self) -> None:
         assert self.jobs is not None

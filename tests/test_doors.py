@@ -173,6 +173,15 @@ class PlanTests(DoorsCase):
         error = self.assertRaises(RefusedError, self.doors.plan, self.job(cgroup_parent="/ci", own_cgroup=True))
         self.assertIn("ask for one of them", str(error))
 
+    def test_nested_socket(self) -> None:
+        """Jobs mount their own socket where the engine's is asked for, unless the configuration names interceptors."""
+        self.assertEqual(self.names(self.job()), ["labels", "nested-socket", "recorder", "audit"])
+        self.assertEqual(self.names(self.job(DEFAULT)), ["labels", "recorder", "audit"])
+        self.doors.plan(self.job(interceptors={"nested-socket": {"mode": "refuse"}}))
+        self.doors = self.make_doors('interceptors = ["labels", "recorder"]')
+        self.assertEqual(self.names(self.job()), ["labels", "recorder"])
+        self.assertRaises(RefusedError, self.doors.plan, self.job(interceptors={"nested-socket": {}}))
+
     def test_default(self) -> None:
         """What the configuration says wrongly is no client's fault."""
         doors = self.make_doors('[interceptor.labels]\nimage-labels = "x"')

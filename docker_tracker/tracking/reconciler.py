@@ -76,6 +76,7 @@ class Reconciler(Service):
     :param now: Seconds since the epoch.
     :param retry: Has jobs that failed tried again.
     :param tell: Is told what was done: an event's name, no job, data.
+    :param done: Is given the report of each pass; one that could not be made has no ``passes``.
     """
 
     log = Logger()
@@ -94,12 +95,13 @@ class Reconciler(Service):
         now: Callable[[], float] = time.time,
         retry: Callable[[], None] = lambda: None,
         tell: Callable[[str, IJob | None, dict[str, Any]], object] = lambda event, job, data: None,
+        done: Callable[[ReapReport], object] = lambda report: None,
     ) -> None:
         self._engine, self._ledger, self._reaper, self._clock = engine, ledger, reaper, clock
         self._settings = settings
         self._instance = instance
         self._open_jobs, self._alive_elsewhere = open_jobs, alive_elsewhere
-        self._now, self._retry, self._tell = now, retry, tell
+        self._now, self._retry, self._tell, self._done = now, retry, tell, done
         self._turn = DeferredLock()
         self._failed = False
         self._working: Deferred[None] = succeed(None)
@@ -142,9 +144,11 @@ class Reconciler(Service):
             began, start = self._now(), self._clock.seconds()
             items: list[ReapItem] = []
             problem = ""
+            passes = 1
             try:
                 problems = await self._pass(dry_run, adopt, items)
             except (EngineError, LedgerError) as error:
+                passes = 0
                 self._engine.forget()  # the one that answers next may be another one
                 problem = str(error)
                 if not self._failed:
@@ -161,11 +165,12 @@ class Reconciler(Service):
                 dry_run=dry_run,
                 began=began,
                 seconds=self._clock.seconds() - start,
-                passes=1,
+                passes=passes,
                 items=tuple(items),
                 problem=problem,
             )
             self._say(report)
+            self._done(report)
             return report
 
     def _say(self, report: ReapReport) -> None:
