@@ -15,11 +15,10 @@ from docker_tracker.engine.catalogue import OPERATIONS
 from docker_tracker.engine.document import Document
 from docker_tracker.errors import BadDocumentError, ConfigurationError, EngineUnavailableError, RefusedError
 from docker_tracker.exchange import Peer, Stage
-from docker_tracker.interceptor import NoSettings
 from docker_tracker.interfaces import IEngine, IInterceptor
 from docker_tracker.own_container import OwnContainer
 from docker_tracker.plugins import cgroup_parent
-from docker_tracker.plugins.cgroup_parent import CgroupParent, Parent
+from docker_tracker.plugins.cgroup_parent import CgroupParent, CgroupParentSettings, Parent
 from docker_tracker.plugins.cgroup_parent import cgroup_parent as plugin
 from tests.support.exchanges import Engine, daemon, exchange, job
 
@@ -64,7 +63,8 @@ class CgroupParentTests(SynchronousTestCase):
     def interceptor(self, wanted: str = "/p", answers: dict[str, Any] | None = None, proc: str = "") -> CgroupParent:
         self.engine = Engine(CGROUPFS if answers is None else answers)
         engine = cast(IEngine, self.engine)
-        return CgroupParent(Parent(wanted, engine, OwnContainer(engine, Path(proc or self.mktemp()))))
+        parent = Parent(wanted, engine, OwnContainer(engine, Path(proc or self.mktemp())))
+        return CgroupParent(parent, parent)
 
     def sent(self, interceptor: CgroupParent, body: str, peer: Peer | None = None) -> str:
         """Return the body as the engine gets it."""
@@ -221,7 +221,7 @@ class CgroupParentTests(SynchronousTestCase):
 
     def built_for(self, setting: str | None, **request: Any) -> CgroupParent:
         """Return what a job that is asked to be so gets, with a daemon's setting."""
-        built = plugin.build(NoSettings(), job(**request), daemon(Engine(CGROUPFS), cgroup_parent=setting))
+        built = plugin.build(CgroupParentSettings(), job(**request), daemon(Engine(CGROUPFS), cgroup_parent=setting))
         assert isinstance(built, CgroupParent)
         return built
 
@@ -235,7 +235,7 @@ class CgroupParentTests(SynchronousTestCase):
                 self.sent(self.built_for(setting, own_cgroup=True), "{}"),
                 '{"HostConfig":{"CgroupParent":"/docker-tracker/id-1"}}',
             )
-        own = plugin.build(NoSettings(), job(own_cgroup=True), daemon(Engine(SYSTEMD)))
+        own = plugin.build(CgroupParentSettings(), job(own_cgroup=True), daemon(Engine(SYSTEMD)))
         assert isinstance(own, CgroupParent)
         self.assertIn('"docker-tracker-id-1.slice"', self.sent(own, "{}"))
         self.assertIn("set to nothing", self.refused(self.built_for("/p", cgroup_parent="")).message)
@@ -253,10 +253,10 @@ class CgroupParentTests(SynchronousTestCase):
 
     def test_plugin(self) -> None:
         """The plug-in takes the daemon's setting, and refuses what can't work."""
-        built = plugin.build(NoSettings(), job(), daemon(cgroup_parent="self"))
+        built = plugin.build(CgroupParentSettings(), job(), daemon(cgroup_parent="self"))
         assert isinstance(built, CgroupParent)
         self.assertEqual(
             (plugin.name, built.parent.wanted, built.parent.own.proc), ("cgroup-parent", "self", Path("/proc"))
         )
-        error = self.assertRaises(ConfigurationError, plugin.build, NoSettings(), job(), daemon())
+        error = self.assertRaises(ConfigurationError, plugin.build, CgroupParentSettings(), job(), daemon())
         self.assertIn("needs --cgroup-parent", error.problem)

@@ -1,7 +1,8 @@
 """Interceptor ``cgroup-parent``: what a job creates is put under one cgroup, whatever its client asks for.
 
-On container create and on classic builds. BuildKit takes no notice of ``cgroupparent`` (the builder in
-``daemon/internal/builder-next/builder.go`` doesn't pass it on), services have no such field, execs join a container.
+On container create, on classic builds, and on those of BuildKit's own protocol, where it is an option of the frontend.
+BuildKit behind ``/build?version=2`` takes no notice of ``cgroupparent`` (``daemon/internal/builder-next/builder.go``
+doesn't pass it on), services have no such field, execs join a container.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import attrs
+from twisted.logger import Logger
 
 from docker_tracker.builds import BuildEdit, BuildRequest
 from docker_tracker.cgroups import caller_parent, own_parent
@@ -19,18 +21,23 @@ from docker_tracker.engine.start import check_start
 from docker_tracker.errors import BadDocumentError, ConfigurationError, RefusedError
 from docker_tracker.exchange import Exchange, Peer, Stage
 from docker_tracker.http1.head import RequestHead
-from docker_tracker.interceptor import Interceptor, NoSettings, Plugin
+from docker_tracker.interceptor import Interceptor, Plugin
 from docker_tracker.interfaces import IDaemon, IEngine, IJob
+from docker_tracker.job import DEFAULT
 from docker_tracker.own_container import OwnContainer
 from docker_tracker.processes import PROC, identify, status
 
+log = Logger()
+
 _START: Final = "container_start"
+_BUILDS: Final = "grpc"
 _STAGES: Final = {
     "container_create": Stage.REQUEST_JSON,
     _START: Stage.REQUEST_JSON,
     "image_build": Stage.REQUEST_HEAD,
-    "grpc": Stage.BUILD_REQUEST,
+    _BUILDS: Stage.BUILD_REQUEST,
 }
+_IGNORED: Final = "the engine's BuildKit takes no notice of the cgroup-parent"
 _OPTION: Final = "cgroup-parent"  # of a Dockerfile's frontend (buildkit: ``frontend/dockerui/attr.go``)
 
 # The fields of HostConfig that engines up to 20.10 also read at the top of the body, if there is no HostConfig
@@ -48,6 +55,11 @@ _AT_THE_TOP: Final = (
     *("RestartPolicy", "Runtime", "SecurityOpt", "ShmSize", "StorageOpt", "Sysctls", "Tmpfs", "UTSMode", "Ulimits"),
     *("UsernsMode", "VolumesFrom"),
 )
+_BUILDKIT: Final = "2"  # of the parameter ``version`` (api/types/build/build.go: BuilderBuildKit)
+_TAKES_IT: Final = 23  # the first release of engines whose BuildKit reads the option
+
+_FOR_BUILDS: Final = ("constant", "job", "off")
+
 _EVEN_EMPTY: Final = ("MaskedPaths", "ReadonlyPaths")  # there an empty array is not the same as none
 
 
@@ -74,6 +86,22 @@ def check_top_level(document: Document) -> None:
             raise BadDocumentError(
                 f"{name} stands at the top of the body, where engines differ on it: put it in HostConfig"
             )
+
+
+def _one_of(_: object, __: attrs.Attribute[str], value: str) -> None:
+    if value not in _FOR_BUILDS:
+        raise ValueError(f"builds must be one of {', '.join(_FOR_BUILDS)}, not {value!r}")
+
+
+@attrs.frozen
+class CgroupParentSettings:
+    """The table [interceptor.cgroup-parent].
+
+    :ivar builds: What BuildKit's steps are put under: ``constant``, the daemon's own setting if that is the same for
+        all; ``job``, what containers are put under, which costs the build cache that jobs share; ``off``, nothing.
+    """
+
+    builds: str = attrs.field(default="constant", validator=_one_of)
 
 
 @attrs.define(eq=False)
@@ -122,6 +150,12 @@ class Parent:
         self._found = value
         return value
 
+    @property
+    def is_taken_by_builds(self) -> bool:
+        """Whether the engine's BuildKit takes a cgroup parent, as far as its version says: known after `get`."""
+        major = str((self._info or {}).get("ServerVersion", "")).partition(".")[0]
+        return not major.isdecimal() or int(major) >= _TAKES_IT
+
     def _of_caller(self, peer: Peer, systemd: bool) -> str:
         proc = self.own.proc
         if not peer.pid:
@@ -143,13 +177,20 @@ class Parent:
 
 @attrs.frozen
 class CgroupParent(Interceptor):
-    """Overwrites the cgroup parent that clients ask for."""
+    """Overwrites the cgroup parent that clients ask for.
+
+    :ivar parent: Of containers, and of the steps of classic builds.
+    :ivar of_builds: Of BuildKit's steps; None: it is not ours to say.
+    """
 
     parent: Parent
+    of_builds: Parent | None
     fail_closed = True
 
     def wants(self, operation: Operation) -> Stage:
-        """Ask for the body of a create or a start, and the head of a build."""
+        """Ask for the body of a create or a start, the head of a classic build, and BuildKit's requests."""
+        if operation.name == _BUILDS and self.of_builds is None:
+            return Stage.NOTHING
         return _STAGES.get(operation.name, Stage.NOTHING)
 
     async def request_json(self, exchange: Exchange, document: Document) -> Document | None:
@@ -164,20 +205,28 @@ class CgroupParent(Interceptor):
         return document.with_value(("HostConfig", "CgroupParent"), parent)
 
     async def build_request(self, exchange: Exchange, request: BuildRequest) -> BuildEdit | None:
-        """Set it as an option of what runs a build's steps."""
-        parent = await self.parent.get(exchange.peer)
-        if not request.frontend or request.attributes.get(_OPTION) == parent:
+        """Set it as an option of the frontend that puts a build's steps together.
+
+        Steps that a client puts together by itself (LLB) have one of their own, which cannot be changed: their digests
+        are all that names them. So to builds it is no boundary.
+        """
+        if self.of_builds is None or not request.frontend:
             return None
-        return BuildEdit(attributes={_OPTION: parent})
+        parent = await self.of_builds.get(exchange.peer)
+        if not self.of_builds.is_taken_by_builds:
+            exchange.notes["remark"] = _IGNORED
+        return None if request.attributes.get(_OPTION) == parent else BuildEdit(attributes={_OPTION: parent})
 
     async def request_head(self, exchange: Exchange, head: RequestHead) -> RequestHead | None:
         """Set it in the build's query."""
         path, _, before = head.target.partition("?")
+        if query.get(before, "version") == _BUILDKIT:
+            exchange.notes["remark"] = _IGNORED
         after = query.replace(before, "cgroupparent", await self.parent.get(exchange.peer))
         return None if after == before else head.with_target(f"{path}?{after}")
 
 
-def make(settings: NoSettings, job: IJob, daemon: IDaemon) -> CgroupParent:
+def make(settings: CgroupParentSettings, job: IJob, daemon: IDaemon) -> CgroupParent:
     """Return the interceptor of a job: what the job was asked to be goes before the daemon's setting.
 
     :raises ConfigurationError: no cgroup parent is set, or the job has two.
@@ -185,13 +234,27 @@ def make(settings: NoSettings, job: IJob, daemon: IDaemon) -> CgroupParent:
     asked = job.request.cgroup_parent
     if job.request.own_cgroup and asked is not None:
         raise ConfigurationError("cgroup_parent", "the job is to have a cgroup of its own, too: ask for one of them")
-    wanted = daemon.settings.cgroup_parent if asked is None else asked
+    constant = daemon.settings.cgroup_parent
+    wanted = constant if asked is None else asked
     if wanted is None and not job.request.own_cgroup:
         raise ConfigurationError(
             "cgroup-parent", "the interceptor needs --cgroup-parent: a cgroup path, a slice, self, or caller"
         )
     own_of = job.id if job.request.own_cgroup else ""
-    return CgroupParent(Parent(wanted or "", daemon.engine, OwnContainer(daemon.engine, PROC), own_of))
+    own = OwnContainer(daemon.engine, PROC)
+    parent = Parent(wanted or "", daemon.engine, own, own_of)
+    of_builds: Parent | None = None
+    if settings.builds == "job":
+        of_builds = parent
+        if job.name == DEFAULT:  # made once, at the start
+            log.warn(
+                "cgroup-parent: builds is {builds!r}: jobs with different cgroups share no build cache,"
+                " as BuildKit keeps the steps of each cgroup apart",
+                builds=settings.builds,
+            )
+    elif settings.builds == "constant" and constant not in (None, "caller"):
+        of_builds = Parent(constant, daemon.engine, own) if asked is not None or own_of else parent
+    return CgroupParent(parent, of_builds)
 
 
-cgroup_parent = Plugin(name="cgroup-parent", make=make)
+cgroup_parent = Plugin(name="cgroup-parent", make=make, settings=CgroupParentSettings)

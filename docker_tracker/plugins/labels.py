@@ -175,7 +175,10 @@ class Labels(Interceptor):
         return attrs.evolve(document.with_value(mounts, volumes), changes=tuple(changes))
 
     async def build_request(self, exchange: Exchange, request: BuildRequest) -> BuildEdit | None:
-        """Label the image that a build makes: as its frontend's options, and in the configs that clients bring along.
+        """Label the image that a build makes: as its frontend's options, and in the configs that clients hand back.
+
+        A client that hands back steps of its own (LLB) without a config has no place for labels: the exporter makes
+        one up (buildkit: ``exporter/containerimage/writer.go``), and the image is recorded only.
 
         :raises RefusedError: the image's whole config is given as an exporter's option, where the labels would be lost.
         """
