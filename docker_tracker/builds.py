@@ -40,6 +40,7 @@ class BuildRequest:
 
     :ivar step: Which one.
     :ivar build: The build's ID, or "": it has none.
+    :ivar call: The call's number on its connection, the same when it begins and when it is over.
     :ivar frontend: Its name (``dockerfile.v0``, ``gateway.v0``), or "": none runs for this request.
     :ivar attributes: The frontend's options: ``label:NAME``, ``build-arg:NAME``, ``target``, ``cgroup-parent``.
     :ivar session: SOLVE: the ID of the client's session, as in the header of its ``POST /session``.
@@ -53,6 +54,7 @@ class BuildRequest:
 
     step: BuildStep
     build: str
+    call: int = 0
     frontend: str = ""
     attributes: Mapping[str, str] = attrs.field(factory=dict)
     session: str = ""

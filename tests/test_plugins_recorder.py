@@ -100,7 +100,7 @@ class WantsTests(RecorderCase):
         self.assertEqual(recorder.name, "recorder")
 
     def test_table(self) -> None:
-        """It takes part in all creates, removals and prunes of resources, in renames and our page; in nothing else."""
+        """It takes part in all creates, removals and prunes of resources, in renames, builds and our page."""
         wanted = {row.name: self.recorder.wants(row) for row in (*OPERATIONS, UNKNOWN)}
         creates = {row.name for row in OPERATIONS if row.effect.value == "create"}
         for name in creates:
@@ -109,7 +109,8 @@ class WantsTests(RecorderCase):
         removals = {row.name for row in OPERATIONS if row.effect.value in ("remove", "prune") and row.kind is not None}
         for name in removals:
             self.assertTrue(wanted[name] & (Stage.RESPONSE_HEAD | Stage.RESPONSE_JSON), name)
-        pages = {"tracker_page", "tracker_other", "container_rename", "container_start"}
+        pages = {"tracker_page", "tracker_other", "container_rename", "container_start", "grpc"}
+        self.assertEqual(wanted["grpc"], Stage.BUILD_REQUEST | Stage.BUILD_FINISHED)
         self.assertEqual({name for name, stages in wanted.items() if stages}, creates | removals | pages)
         self.assertGreaterEqual(len(creates), 14)
         self.assertGreater(len(removals), 10)

@@ -3,14 +3,17 @@
 The intent is written before a create is forwarded, the ID before the answer is released. What the answer does not
 tell (anonymous volumes, the tags of an image) is looked up after it, for all containers of a moment at once; if that
 fails, or the answer is lost, the intent is left to the watcher. The removal of a container waits for that look, which
-would find no volumes any more. Removals that pass by are written down before the client sees their answer.
+would find no volumes any more. Removals that pass by are written down before the client sees their answer. Of a build
+by BuildKit the answer tells the image; what one led to that failed or was given up is looked for by the watcher, since
+an image whose push failed is there all the same.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from typing import Any, Final
 
@@ -20,6 +23,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from docker_tracker.builds import BuildOutcome, BuildRequest, BuildStep
 from docker_tracker.engine import query
 from docker_tracker.engine.document import Document
 from docker_tracker.engine.inventory import (
@@ -46,6 +50,7 @@ from docker_tracker.interfaces import IEngine, ILedger
 from docker_tracker.records import ALL_IMAGES, Intent, Reference, Relation, Resource, State
 
 _NOTE: Final = "recorder"
+_BUILDS_NOTE: Final = "recorder's builds"
 _GOOD: Final = range(200, 300)
 _BROKEN: Final = range(500, 600)
 _MOST_TASKS: Final = 256  # look-ups after answers; further ones are the watcher's
@@ -56,6 +61,11 @@ _MOST_BEFORE: Final = 4096  # images that an intent lists as there before
 _MOST_LINES: Final = 1000  # images that one answer in lines may tell of
 _COMMIT: Final = "container_commit"  # beside those that answer in lines, the create that makes a new image
 _MOST_CHANGES: Final = 32  # places of a request that are named as changed
+_BUILDS: Final = "grpc"
+_TO_THE_ENGINE: Final = ("moby", "image")  # the exporters that make images there
+_NAMES: Final = "name"  # their option for the tags, and what tells of them in the answer (buildkit: exptypes)
+_ANSWERED_NAMES: Final = "image.name"
+_ANSWERED_ID: Final = "containerimage.digest"  # the image's ID, whichever store the engine has
 _PAGES: Final = ("tracker_page", "tracker_other")
 # Their names are no prefixes of anything, unlike those of all other kinds.
 _EXACT: Final = ("volume", "plugin")
@@ -103,7 +113,9 @@ class Recorder(Interceptor):
         self._waiting: list[Deferred[None]] = []
 
     def wants(self, operation: Operation) -> Stage:
-        """All creates, removals and renames, and our own page; nothing else."""
+        """All creates, removals and renames, builds, and our own page; nothing else."""
+        if operation.name == _BUILDS:
+            return Stage.BUILD_REQUEST | Stage.BUILD_FINISHED
         if operation.name in _PAGES:
             return Stage.REQUEST_HEAD
         if operation.name == "container_rename":
@@ -186,6 +198,35 @@ class Recorder(Interceptor):
         if created and len(course.made) < _MOST_LINES:
             self._told(self._ledger.record(course.number, self._lead(exchange, course, created)))
 
+    async def build_request(self, exchange: Exchange, request: BuildRequest) -> None:
+        """Write down the intent of a build that is to make an image."""
+        exporters = [each for each in request.exporters if each.kind in _TO_THE_ENGINE]
+        if request.step is BuildStep.SOLVE and exporters:
+            names = _tags(*(each.attributes.get(_NAMES, "") for each in exporters))
+            course = await self._intended(exchange, "image", names, partial(self._images_before, names))
+            _builds(exchange)[request.call] = course
+
+    async def build_finished(self, exchange: Exchange, request: BuildRequest, outcome: BuildOutcome) -> None:
+        """Write down the image and its tags, before the client knows of them."""
+        course = _builds(exchange).pop(request.call, None)
+        if course is None:
+            return
+        identifier = outcome.answer.get(_ANSWERED_ID)
+        if outcome.status != 0 or not identifier:
+            state = State.LOST if outcome.forwarded else State.FAILED
+            self._told(self._ledger.settle(course.number, state))
+            return
+        intent, attributes = course.intent, _who(exchange)
+        names = dict.fromkeys((*intent.names, *_tags(outcome.answer.get(_ANSWERED_NAMES, ""))))
+        course.made = [
+            intent.led_to("image", identifier, attributes=attributes),
+            *(intent.led_to("image", tag, name=tag, parent=identifier, attributes=attributes) for _, tag in names),
+        ]
+        known = ALL_IMAGES in intent.before  # else the image's age is still to be asked for
+        await self._ledger.record(course.number, course.made, State.DONE if known else None)
+        if not known:
+            self._later([course], self._look_at_images(course))
+
     def finished(self, exchange: Exchange, outcome: Outcome) -> None:
         """Settle the intent, or look up what is still missing."""
         course: _Course | None = exchange.notes.get(_NOTE)
@@ -218,14 +259,29 @@ class Recorder(Interceptor):
     async def _intend(self, exchange: Exchange, document: Document | None) -> None:
         call = exchange.call
         names = named_by(call, document)
+        before = partial(self._before, call, names, document)
+        exchange.notes[_NOTE] = await self._intended(exchange, call.operation.kind or "", names, before)
+
+    async def _intended(
+        self,
+        exchange: Exchange,
+        kind: str,
+        names: tuple[Reference, ...],
+        before: Callable[[], Coroutine[Any, Any, tuple[Reference, ...]]],
+    ) -> _Course:
+        """Write down an intent.
+
+        :param before: Looks what is there.
+        :raises RefusedError: it cannot be written down.
+        """
         try:
             engine = await self._engine.identity()
             intent = Intent(
                 job_id=self._job_id,
-                operation=call.operation.name,
-                kind=call.operation.kind or "",
+                operation=exchange.call.operation.name,
+                kind=kind,
                 names=names,
-                before=await self._before(call, names, document),
+                before=await before(),
                 exchange=exchange.id,
                 started=self._clock.seconds(),
             )
@@ -234,7 +290,7 @@ class Recorder(Interceptor):
             raise RefusedError(f"nothing was made: {error}", error.status) from error
         except LedgerError as error:
             raise RefusedError(f"nothing was made, as it could not be recorded: {error}", 503) from error
-        exchange.notes[_NOTE] = _Course(intent, number)
+        return _Course(intent, number)
 
     def _written(self, writing: Deferred[int]) -> Deferred[int]:
         """Return the number of an intent; if the client leaves meanwhile, it is settled once it is written."""
@@ -255,8 +311,7 @@ class Recorder(Interceptor):
         """Return what of all that a create may lead to is there already."""
         operation = call.operation
         if operation.kind == "image" and (operation.response is ResponseBody.LINES or operation.name == _COMMIT):
-            images = [("image", name) for seen in await self._images() for name in seen.called]
-            return (ALL_IMAGES, *images) if len(images) < _MOST_BEFORE else tuple({*images}.intersection(names))
+            return await self._images_before(names)
         found = []
         for kind, name in names:
             if kind in ("volume", "image", "plugin") and operation.name != "volume_create":
@@ -264,6 +319,10 @@ class Recorder(Interceptor):
         for container in donors(document) if document is not None and operation.kind == "container" else ():
             found += [("volume", name) for name in volumes_of(await self._donor(container))]
         return tuple(found)
+
+    async def _images_before(self, names: tuple[Reference, ...]) -> tuple[Reference, ...]:
+        images = [("image", name) for seen in await self._images() for name in seen.called]
+        return (ALL_IMAGES, *images) if len(images) < _MOST_BEFORE else tuple({*images}.intersection(names))
 
     async def _may_be_there(self, kind: str, name: str) -> bool:
         """Return whether something has a client's name; of what the engine won't say, nothing is claimed as made."""
@@ -504,6 +563,18 @@ _AFTER: Final = {
 def _course(exchange: Exchange) -> _Course:
     course: _Course = exchange.notes[_NOTE]
     return course
+
+
+def _builds(exchange: Exchange) -> dict[int, _Course]:
+    """Return the builds that go on, by the number of their call."""
+    courses: dict[int, _Course] = exchange.notes.setdefault(_BUILDS_NOTE, {})
+    return courses
+
+
+def _tags(*lists: str) -> tuple[Reference, ...]:
+    """Return the references of lists of names with commas between them."""
+    names = (name.strip() for each in lists for name in each.split(","))
+    return tuple(dict.fromkeys(("image", familiar(name)) for name in names if name))
 
 
 def _reference(call: Call) -> str:

@@ -224,10 +224,11 @@ class Mediation:
     def requested(self, call: Call, request: BuildRequest | BadGrpcError) -> None:
         """A request is held: ask the interceptors."""
         if isinstance(request, BadGrpcError):
-            self._asked[call] = _Asked(BuildRequest(step=call.step, build=call.build), problem=request.message)
+            unread = BuildRequest(step=call.step, build=call.build, call=call.stream)
+            self._asked[call] = _Asked(unread, problem=request.message)
             self._unread(call, request)
             return
-        self._asked[call] = asked = _Asked(request)
+        self._asked[call] = asked = _Asked(attrs.evolve(request, call=call.stream))
         if request.is_probe:
             self._mediator.release(call)
             return
