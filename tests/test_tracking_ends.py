@@ -459,25 +459,6 @@ class ContainerTests(Case):
         self.pass_seconds(3)
         self.assertEqual(len(self.over), 1)
 
-    def test_engine_stops(self) -> None:
-        """An engine that is being stopped stops its containers first; what it will start again has not ended."""
-        comes_back = {**ENDED, "HostConfig": {"RestartPolicy": {"Name": "always"}}}
-        self.watch(container=ID)
-        self.engine.answers[PATH] = comes_back
-        self.say("die")
-        self.pass_seconds(15)
-        self.engine.answers[PATH] = UNAVAILABLE
-        self.pass_seconds(30)
-        self.engine.answers[PATH] = RUNS
-        self.pass_seconds(60)
-        self.assertEqual(self.over, [])
-        self.engine.answers[PATH] = comes_back
-        self.say("die")
-        self.pass_seconds(19)
-        self.assertEqual(self.over, [])
-        self.pass_seconds(2)
-        self.assertEqual(len(self.over), 1)
-
     def test_event_while_asked(self) -> None:
         """An event that comes while the engine is asked leads to another question."""
         answer: Deferred[Any] = Deferred()

@@ -30,7 +30,6 @@ from docker_tracker.job import Ends, Process
 _PROC: Final = Path("/proc")
 _LOOK_SECONDS: Final = 30.0  # between two looks at a container whose events say nothing
 _RETRY_SECONDS: Final = 2.0  # until the engine, or the kernel, is asked again after it failed
-_DOUBT_SECONDS: Final = 20.0  # within which an engine that is being stopped (15 s for containers) answers no more
 _IDLE_POLLS: Final = 10  # looks within the time that a job may be idle
 _IDLE_BOUNDS: Final = (0.1, 5.0)  # seconds between two of them
 _EVENTS: Final = ("die", "died", "stop", "destroy", "remove")  # Podman says died and remove
@@ -97,13 +96,6 @@ def _runs(answer: Mapping[str, Any]) -> bool:
     """Return whether a container runs: paused or between two starts of its restart policy, it does."""
     state = answer.get("State")
     return isinstance(state, Mapping) and bool(state.get("Running") or state.get("Restarting"))
-
-
-def _comes_back(answer: Mapping[str, Any]) -> bool:
-    """Return whether the engine starts a container again when it is started itself."""
-    host_config = answer.get("HostConfig")
-    policy = host_config.get("RestartPolicy") if isinstance(host_config, Mapping) else None
-    return isinstance(policy, Mapping) and policy.get("Name") not in (None, "", "no")
 
 
 def boot_id() -> str:
@@ -388,9 +380,7 @@ class _Death:
 class _Container:
     """Follows the events of one container, and looks at it whenever there is reason to.
 
-    What is said of it while the engine restarts is not taken as its end: only an engine that answers can say so. One
-    that is being stopped does still answer after it has stopped its containers (dockerd 20.10): those that it will
-    start again have ended only if it still says so a while later.
+    What is said of it while the engine restarts is not taken as its end: only an engine that answers can say so.
     """
 
     def __init__(
@@ -443,7 +433,7 @@ class _Container:
             bell.callback(None)
 
     async def _look(self) -> None:
-        absent = doubted = False
+        absent = False
         while True:
             self._rung = False
             try:
@@ -457,18 +447,13 @@ class _Container:
                         container=self._container[:12],
                         problem=str(error),
                     )
-                absent, doubted = True, False
+                absent = True
                 await deferLater(self._reactor, _RETRY_SECONDS)
                 continue
             absent = False
             if answer is None or not _runs(answer):
-                if answer is None or doubted or not _comes_back(answer):
-                    self._end(f"container {self._container[:12]} ended")
-                    return
-                doubted = True
-                await deferLater(self._reactor, _DOUBT_SECONDS)
-                continue
-            doubted = False
+                self._end(f"container {self._container[:12]} ended")
+                return
             if not self._rung:
                 self._bell = Deferred()
                 timer = self._reactor.callLater(_LOOK_SECONDS, self._ring)
