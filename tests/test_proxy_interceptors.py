@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from docker_tracker.config import Limits
+from docker_tracker.builds import BuildEdit, BuildOutcome, BuildRequest
 from docker_tracker.engine.document import Document
 from docker_tracker.engine.operation import Operation
 from docker_tracker.errors import RefusedError
@@ -72,6 +73,15 @@ class Recording:
 
     async def response_json(self, exchange: Exchange, document: Document) -> None:
         await _settled(self._note("response_json", exchange, document))
+
+    def build_call(self, exchange: Exchange, path: str, build: str) -> None:
+        self._note("build_call", exchange, path, build)
+
+    async def build_request(self, exchange: Exchange, request: BuildRequest) -> BuildEdit | None:
+        return cast(BuildEdit | None, await _settled(self._note("build_request", exchange, request)))
+
+    async def build_finished(self, exchange: Exchange, request: BuildRequest, outcome: BuildOutcome) -> None:
+        await _settled(self._note("build_finished", exchange, request, outcome))
 
     def response_line(self, exchange: Exchange, document: Document) -> None:
         self._note(f"line {document.encode().decode()}", exchange, document)
