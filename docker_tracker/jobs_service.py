@@ -58,6 +58,7 @@ class JobsService:
         self._services: list[Any] = []
         self._control: ControlService | None = None
         self._first_job: IDelayedCall | None = None
+        self._places: Places | None = None
         self.jobs: Jobs | None = None
         #: Whether we stop because no job is left.
         self.idle = False
@@ -73,9 +74,9 @@ class JobsService:
         labelled = "labels" in settings.interceptors
         watcher = Watcher(engine, ledger, self._reactor, time.time, labelled=labelled)
         reaper = Reaper(engine, ledger, self._reactor, settings.reap, look=watcher.look_now)
+        cgroups = _Cgroups(self._reactor, engine)
         jobs = Jobs(self._reactor, ledger, engine, self._doors, reaper, self._directory, settings.reap.drain_seconds)
-        jobs.cgroups, jobs.counts = _Cgroups(self._reactor, engine), self.counts
-        jobs.cgroups.sweep(ledger.found)
+        jobs.cgroups, jobs.counts = cgroups, self.counts
         reconciler = Reconciler(
             engine,
             ledger,
@@ -111,11 +112,17 @@ class JobsService:
             self._control = ControlService(
                 self._reactor, control.sock.dup(), jobs, ledger, engine, self.counts, Who(groups=groups), instance
             )
-        Deferred.fromCoroutine(_tell_of_lost_sockets(jobs, engine)).addErrback(_complain)
+        for work in (_tell_of_lost_sockets(jobs, engine), _remember(jobs, ledger, cgroups)):
+            Deferred.fromCoroutine(work).addErrback(_complain)
         if not is_private(settings.state_dir):
-            places = Places(settings.state_dir, settings.run_dir, instance)
+            self._places = Places(settings.state_dir, settings.run_dir, instance)
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Have private trackers that were killed finish what they had to do."""
+        if self._places is not None:
             pool = self._reactor.getThreadPool()
-            swept = deferToThreadPool(self._reactor, pool, sweep, places, dict(os.environ), os.geteuid())
+            swept = deferToThreadPool(self._reactor, pool, sweep, self._places, dict(os.environ), os.geteuid())
             swept.addCallbacks(_tell_of_left, _complain)
 
     def _at_home(self, job: IJob) -> IJob:
@@ -127,6 +134,7 @@ class JobsService:
         """Count a pass of the reconciler, and what it came upon."""
         result = "done" if report.complete else "incomplete" if report.passes else "failed"
         self.counts.reconcile_finished(result, time.time())
+        self._sweep()
         if not report.dry_run:
             for item in report.items:
                 self.counts.reaped[item.kind, item.outcome] += 1
@@ -193,15 +201,25 @@ class _Cgroups:
     def sweep(self, jobs: Iterable[IJob]) -> None:
         """Remove those of jobs that are gone, if an earlier process did not come to it."""
         for job in jobs:
-            if job.state is JobState.GONE and job.request.own_cgroup:
+            if job.request.own_cgroup:
                 JobCgroup(self.reactor, job.id, systemd=False).sweep()
 
 
+async def _remember(jobs: Jobs, ledger: Ledger, cgroups: _Cgroups) -> None:
+    """Take note of the jobs that were gone before this start."""
+    gone = [job for job in await ledger.jobs(everything=True) if job.state is JobState.GONE]
+    jobs.remember(gone)
+    cgroups.sweep(gone)
+
+
 async def _tell_of_lost_sockets(jobs: Jobs, engine: EngineClient) -> None:
-    """Say which containers have a socket mounted that nobody listens on since the restart."""
+    """Say which jobs' sockets are others than before the restart, and which containers have those mounted."""
     anew = {path: job for job, door in jobs.open_doors() for path in door.anew}
     if not anew:
         return
+    for path, job in anew.items():
+        if job.name != DEFAULT:  # whose sockets are always bound when the tracker starts
+            log.warn("the socket of job {job} was bound anew after a restart: {path}", job=job.name, path=path)
     try:
         containers = await engine.get("/containers/json")
     except EngineError as error:

@@ -10,8 +10,8 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from docker_tracker.config import Limits
 from docker_tracker.builds import BuildEdit, BuildOutcome, BuildRequest
+from docker_tracker.config import Limits
 from docker_tracker.engine.document import Document
 from docker_tracker.engine.operation import Operation
 from docker_tracker.errors import RefusedError

@@ -385,6 +385,20 @@ class JobsTests(SynchronousTestCase):
         self.advance(2)
         self.assertEqual(self.jobs.get("open").state, JobState.GONE)
 
+    def test_remember(self) -> None:
+        """Jobs that were gone before a restart can still be named, the latest of a name first."""
+        first = self.make()
+        self.result(self.jobs.end("build", "enough"))
+        second = self.make()
+        self.result(self.jobs.end("build", "enough"))
+        self.stop()
+        self.start_again()
+        self.assertRaises(RefusedError, self.jobs.get, "build")
+        everything = self.successResultOf(self.ledger.jobs(everything=True))
+        self.jobs.remember(job for job in everything if job.state is JobState.GONE)
+        self.assertEqual({self.jobs.get(job.id).id for job in (first, second)}, {first.id, second.id})
+        self.assertIn(self.jobs.get("build").id, (first.id, second.id))
+
     def test_restart_without_socket(self) -> None:
         """A job whose socket is not to be had after a restart ends, and all others go on."""
         self.make()

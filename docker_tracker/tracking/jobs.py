@@ -178,6 +178,12 @@ class Jobs:
             else:
                 course.life.resume()
 
+    def remember(self, jobs: Iterable[IJob]) -> None:
+        """Take note of jobs that are gone, oldest first, so that they can be named."""
+        past, self._past = self._past, {}
+        for job in (*jobs, *past.values()):
+            self._remember(job)
+
     def open_doors(self) -> list[tuple[IJob, Door]]:
         """Return the jobs that accept clients, each with its door."""
         return [(course.job, course.door) for course in self._courses.values() if course.door is not None]
