@@ -227,12 +227,12 @@ async def _tell_of_lost_sockets(jobs: Jobs, engine: EngineClient) -> None:
         return
     for container in containers or ():
         for mount in container.get("Mounts") or ():
-            job = anew.get(mount.get("Source"))
-            if job is not None:
+            source = mount.get("Source")
+            if source in anew:
                 log.error(
                     "container {container} has lost the socket of job {job}: it was bound anew after a restart",
                     container=container["Id"][:12],
-                    job=job.name,
+                    job=anew[source].name,
                 )
 
 
