@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.internet import reactor as global_reactor
 from twisted.internet import ssl
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.internet.testing import EventLoggingObserver, StringTransport
 from twisted.logger import globalLogPublisher
@@ -48,6 +48,11 @@ class FakeEngine(Resource):
         self.held: list[Request] = []
         self.gone: Deferred[None] = Deferred()
 
+    async def asked(self, path: str) -> None:
+        """Wait until somebody has asked for a path."""
+        while path not in [uri for _, uri, _ in self.requests]:
+            await deferLater(reactor, 0.001)
+
     def render(self, request: Request) -> Any:
         content = request.content.read() if request.content is not None else b""
         self.requests.append((request.method.decode(), request.uri.decode(), content))
@@ -57,10 +62,11 @@ class FakeEngine(Resource):
             request.write(b"{")
             request.channel.loseConnection()
             return NOT_DONE_YET
-        if path in ("/hold", "/events"):
+        if path in ("/hold", "/events", "/silent"):
             self.held.append(request)
             request.notifyFinish().addErrback(lambda _: self.gone.callback(None))
-            request.write(b"{" if path == "/hold" else b"\n")
+            if path != "/silent":
+                request.write(b"{" if path == "/hold" else b"\n")
             return NOT_DONE_YET
         status, body = self.answers.get(path, (404, b'{"message":"page not found"}'))
         request.setResponseCode(status)
@@ -118,6 +124,18 @@ class CallTests(ClientCase):
             self.engine.requests,
             [("DELETE", "/gone?force=1", b""), ("POST", "/made", b'{"a":null}'), ("GET", "/text", b"")],
         )
+
+    async def test_given_up(self) -> None:
+        """Who cancels a call is not told that the engine broke off; the connection is ended."""
+        self.engine.answers["/version"] = (200, b"{}")
+        for path in ("/silent", "/hold"):  # no head, and half a body
+            self.engine.gone = Deferred()
+            call = ensureDeferred(self.client().request("DELETE", path))
+            await self.engine.asked(path)
+            call.cancel()
+            await self.assertFailure(call, CancelledError)
+            await self.engine.gone
+        self.assertEqual(await self.client().get("/version"), {})
 
     async def problem(self, path: str, **options: Any) -> EngineError:
         """Give what a GET fails with; it always names the address."""

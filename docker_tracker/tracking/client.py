@@ -135,7 +135,23 @@ class EngineClient:
             problem = f"the engine at {self.address} did not answer {what} within {seconds:g} s"
             return Failure(EngineError(problem, 504))  # type: ignore[no-untyped-call]
 
-        return Deferred.fromCoroutine(call).addTimeout(self._seconds, self._reactor, late)
+        given_up = False
+
+        def give_up(_: Deferred[Any]) -> None:
+            nonlocal given_up
+            given_up = True
+            running.cancel()
+
+        def over(result: Any) -> None:
+            if not given_up:
+                (answer.errback if isinstance(result, Failure) else answer.callback)(result)
+
+        # Who gives up gets `CancelledError`: a connection that is ended for it looks as if the engine had broken off,
+        # and who tries again then would do so for ever.
+        answer: Deferred[Any] = Deferred(give_up)
+        running = Deferred.fromCoroutine(call)
+        running.addTimeout(self._seconds, self._reactor, late).addBoth(over)
+        return answer
 
     def _check(self, status: int, path: str, answer: Any) -> None:
         if status not in _GOOD:
