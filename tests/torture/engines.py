@@ -1,0 +1,264 @@
+"""The engines that rounds are played on: one that is made up, and a real one. Both can be killed and come back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+from typing import Any, Protocol
+
+from tests.support.dockerd import PrivateEngine
+from tests.support.fake_engine import Container, FakeEngine, Running, new_id
+from tests.support.fake_http import HttpError, Request
+from tests.torture.wire import ask
+
+Things = dict[tuple[str, str], str]
+"""What an engine has: kind and ID (of an image's tag: its name), and what it is like."""
+
+_ENGINES_OWN = frozenset({"bridge", "host", "none", "docker_gwbridge", "ingress"})
+
+
+class Engine(Protocol):
+    """What a round needs of one."""
+
+    path: Path
+    swarm: bool
+
+    def begin(self) -> None:
+        """Come up."""
+
+    def fall(self, number: signal.Signals) -> None:
+        """Be told to end: by SIGKILL at once, by SIGTERM as ordered."""
+
+    def rise(self) -> None:
+        """Come back after a fall, with what it had."""
+
+    def end(self) -> None:
+        """Be gone, with all it had."""
+
+
+def things(path: Path, swarm: bool) -> Things:
+    """Look at all that an engine has."""
+    found: Things = {}
+    lists = ["containers/json?all=1", "networks", "volumes", "images/json?all=1"]
+    for target in lists + ["services", "secrets", "configs"] * swarm:
+        status, answer = ask(path, "GET", f"/{target}")
+        assert status == 200, (target, status, answer)
+        kind = target.partition("/")[0].partition("?")[0].removesuffix("s")
+        for entry in (answer.get("Volumes") or ()) if kind == "volume" else answer:
+            if kind == "network" and entry["Name"] in _ENGINES_OWN:
+                continue  # some get a new ID at each start
+            identifier = entry.get("Id") or entry.get("ID") or entry["Name"]
+            found[kind, identifier] = str(entry.get("Names") or entry.get("Name") or entry.get("RepoTags") or "")
+            if kind == "image":
+                for tag in entry.get("RepoTags") or ():
+                    if tag != "<none>:<none>":
+                        found["tag", tag] = identifier
+    return found
+
+
+class RealEngine:
+    """A private dockerd, which many rounds share.
+
+    :param swarm: Whether it is a swarm of one.
+    """
+
+    def __init__(self, swarm: bool = True) -> None:
+        self.swarm = swarm
+        self._engine = PrivateEngine(tempfile.mkdtemp(prefix="dt-torture-", dir="/tmp"))
+        self.path = self._engine.socket_path
+
+    def begin(self) -> None:
+        """See `Engine.begin`."""
+        self._engine.start()
+        if self.swarm:
+            body = {"ListenAddr": "127.0.0.1:2377", "AdvertiseAddr": "127.0.0.1"}
+            status, answer = self._engine.api("POST", "/swarm/init", body)
+            assert status == 200, answer
+
+    def fall(self, number: signal.Signals) -> None:
+        """See `Engine.fall`."""
+        pid = self._engine.process_id("dockerd")
+        assert pid is not None
+        os.kill(pid, number)
+
+    def rise(self) -> None:
+        """See `Engine.rise`."""
+        self._engine.restart(kill=False)  # waits for the end of what was told to end
+        while self.swarm and ask(self.path, "GET", "/services")[0] != 200:
+            pass  # it elects itself
+
+    def end(self) -> None:
+        """See `Engine.end`."""
+        self._engine.stop()
+        shutil.rmtree(self._engine.directory)
+
+
+class MadeUpEngine(FakeEngine):
+    """The fake engine, with what else clients of a round ask for, and with a life after death."""
+
+    swarm = False
+
+    def __init__(self, path: Path | str) -> None:
+        self._by_id: dict[str, dict[str, Any]] = {}
+        self._up: set[str] = set()
+        super().__init__(path)
+
+    def begin(self) -> None:
+        """See `Engine.begin`."""
+        self.start()
+
+    def fall(self, number: signal.Signals) -> None:
+        """See `Engine.fall`: what runs ends, what was to go when it ends is gone."""
+        self._up = {each.id for each in self.containers.values() if each.status == "running"}
+        self.drop()
+        self.stop()
+
+    def rise(self) -> None:
+        """See `Engine.rise`: what was to be always running runs again."""
+        self._tasks.clear()
+        self._connections.clear()
+        self.subscribers.clear()
+        self.start()
+        assert self._loop is not None
+        for container in [*self.containers.values()]:
+            if container.id in self._up and _restarts(container):
+                asyncio.run_coroutine_threadsafe(self._start(_nobody(), container.id), self._loop).result()
+
+    def end(self) -> None:
+        """See `Engine.end`."""
+        self.stop()
+
+    def _table(self) -> Any:
+        rows = (
+            ("POST", "/commit", self._commit),
+            ("POST", "/images/create", self._import),
+            ("POST", "/images/(.+)/tag", self._tag),
+        )
+        return [*((method, re.compile(pattern), handler) for method, pattern, handler in rows), *super()._table()]
+
+    # Containers that start anew
+
+    async def _start(self, request: Request, reference: str) -> bool:
+        container = self._container(reference)
+        answered = await super()._start(request, reference)
+        if _restarts(container):
+            self._spawn(self._start_again(container, container.process))
+        return answered
+
+    async def _start_again(self, container: Container, process: Running) -> None:
+        await process.ended.wait()
+        await asyncio.sleep(0.1)
+        if container.id in self.containers and container.status == "exited" and container.id not in self._stopped:
+            await self._start(_nobody(), container.id)
+
+    @property
+    def _stopped(self) -> set[str]:
+        found: set[str] = self.__dict__.setdefault("stopped", set())
+        return found
+
+    async def _end(self, request: Request, reference: str, how: str) -> bool:
+        self._stopped.add(self._container(reference).id)
+        return await super()._end(request, reference, how)
+
+    # Networks that are in use
+
+    async def _remove_network(self, request: Request, reference: str) -> bool:
+        network = self._network(reference)
+        for container in self.containers.values():
+            if container.status == "running" and container.host.get("NetworkMode") in (network["Name"], network["Id"]):
+                problem = f"network {network['Name']} id {network['Id']} has active endpoints"
+                raise HttpError(403, f"error while removing network: {problem}")
+        return await super()._remove_network(request, reference)
+
+    # Images with many tags, or none
+
+    def _add_image(self, name: str, labels: dict[str, str], size: int = 1024) -> dict[str, Any]:
+        image: dict[str, Any] = {"Id": f"sha256:{new_id()}", "RepoTags": [], "Labels": labels or None, "Size": size}
+        self.images[str(image["Id"])] = image
+        if not (len(name) == 64 and ":" not in name):  # a build without a tag
+            self._name(image, name)
+        return image
+
+    def _name(self, image: dict[str, Any], name: str) -> None:
+        name = name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+        for other in self.images.values():
+            if name in other["RepoTags"]:
+                other["RepoTags"].remove(name)
+        image["RepoTags"].append(name)
+        self._tell("image", "tag", image["Id"], name=name)
+
+    def _image(self, reference: str, missing: str) -> dict[str, Any]:
+        name = reference if ":" in reference.rpartition("/")[2] else f"{reference}:latest"
+        for image in self.images.values():
+            if name in image["RepoTags"] or image["Id"] == reference:
+                return image
+        raise HttpError(404, f"{missing}{name}")
+
+    async def _commit(self, request: Request) -> bool:
+        container = self._container(request.option("container"))
+        image = self._add_image(f"{request.option('repo')}:{request.option('tag')}", container.labels)
+        return await request.connection.answer(request, 201, {"Id": image["Id"]})
+
+    async def _import(self, request: Request) -> bool:
+        async for _ in request.body():
+            pass
+        image = self._add_image(f"{request.option('repo')}:{request.option('tag')}", {})
+        await request.connection.begin(request, 200, {"Content-Type": "application/json"})
+        await request.connection.line_of({"status": image["Id"]})
+        return await request.connection.finish(request)
+
+    async def _tag(self, request: Request, reference: str) -> bool:
+        image = self._image(reference, "No such image: ")
+        self._name(image, f"{request.option('repo')}:{request.option('tag')}")
+        return await request.connection.answer(request, 201, b"")
+
+    async def _remove_image(self, request: Request, reference: str) -> bool:
+        image = self._image(reference, "No such image: ")
+        by_id = image["Id"] == reference
+        if by_id and len(image["RepoTags"]) > 1 and not request.asked("force"):
+            problem = "image is referenced in multiple repositories"
+            raise HttpError(409, f"conflict: unable to delete {reference[7:19]} (must be forced) - {problem}")
+        last = by_id or len(image["RepoTags"]) == 1
+        users = [each.id for each in self.containers.values() if each.image is image]
+        if last and users and not (request.asked("force") and not self._running(users)):
+            problem = f"image is being used by container {users[0][:12]}"
+            raise HttpError(409, f"conflict: unable to remove repository reference {reference} - {problem}")
+        gone = [*image["RepoTags"]] if by_id else [f"{reference}" if ":" in reference else f"{reference}:latest"]
+        answer = [{"Untagged": name} for name in gone]
+        for name in gone:
+            image["RepoTags"].remove(name)
+            self._tell("image", "untag", image["Id"], name=name)
+        if last:
+            del self.images[image["Id"]]
+            answer.append({"Deleted": image["Id"]})
+            self._tell("image", "delete", image["Id"])
+        return await request.connection.answer(request, 200, answer)
+
+    def _running(self, identifiers: list[str]) -> bool:
+        return any(self.containers[each].status == "running" for each in identifiers)
+
+
+def _restarts(container: Container) -> bool:
+    return (container.host.get("RestartPolicy") or {}).get("Name") == "always"
+
+
+class _Nobody:
+    """A request of the engine's own."""
+
+    connection: Any
+
+    def __init__(self) -> None:
+        self.connection = self
+
+    async def answer(self, *_: object) -> bool:
+        """Nobody waits for it."""
+        return True
+
+
+def _nobody() -> Any:
+    return _Nobody()
