@@ -109,6 +109,7 @@ class BuildOutcome:
     :ivar message: What went wrong, for people.
     :ivar answer: SOLVE: the exporters' answers (``containerimage.digest``, ``image.name``); empty if it failed.
     :ivar problem: Why the request or the answer could not be read, or "".
+    :ivar started: When the request was whole, in seconds since the epoch.
     :ivar refused_by: The interceptor that refused, ``proxy``, or "": nobody did.
     :ivar edits: SOLVE: what interceptors changed in this build's requests on this connection, in order; each is a
         `docker_tracker.exchange.Edit`.
@@ -120,5 +121,6 @@ class BuildOutcome:
     message: str = ""
     answer: Mapping[str, str] = attrs.field(factory=dict)
     problem: str = ""
+    started: float = 0.0
     refused_by: str = ""
     edits: tuple[Any, ...] = ()

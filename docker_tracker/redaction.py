@@ -29,10 +29,16 @@ _SECRET_PAIR: Final = ("logconfig", "config")
 _SECRET_BODIES: Final = frozenset(
     ("auth", "plugin_set", "swarm_init", "swarm_join", "swarm_update", "swarm_unlock", "secret_create", "config_create")
 )
+_BUILDS: Final = "grpc"
+# Options of BuildKit's frontends and exporters; what is in others may be a build argument, or a URL with a token.
+_PLAIN_OPTIONS: Final = re.compile(r"label:|(?:cgroup-parent|target|platform|name|push|no-cache|filename)$")
+_OPTIONS: Final = "attributes"
 _URLS: Final = frozenset(("remote", "fromSrc"))
 _SECRET_PARAMETER: Final = re.compile(r"auth(?!or)|passw|secret|token|credential|api_?key", re.IGNORECASE)
 _NAMED_VALUE: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_.]{0,200})=", re.ASCII)
 _USER_INFORMATION: Final = re.compile(r"(://|^)[^/?#]*@")
+# buildkit: ``executor/runcexecutor/executor.go``, a Go string; and URLs.
+_IN_MESSAGES: Final = re.compile(r"""(process ")(?:[^"\\]|\\.)*(?:"|$)|\w+://[^\s"'`]+""", re.DOTALL)
 _ENVIRONMENT_LINE: Final = re.compile(
     r"^([^\S\n]*(?:ENV|ARG|CMD|ENTRYPOINT|RUN|HEALTHCHECK|ONBUILD)\b).*$", re.I | re.M | re.S
 )
@@ -85,6 +91,11 @@ def redact_url(url: str) -> str:
     return re.sub(r"\?[^#]+", f"?{MASK}", without_user)
 
 
+def redact_message(message: str) -> str:
+    """Return what BuildKit says of a failed build without the command that failed, and without what URLs may hold."""
+    return _IN_MESSAGES.sub(lambda found: f'process "{MASK}"' if found[1] else redact_url(found[0]), message)
+
+
 def redact_changes(changes: tuple[Change, ...], operation: str) -> Iterator[Change]:
     """Yield edits as small as they are, and without what is secret.
 
@@ -96,10 +107,16 @@ def redact_changes(changes: tuple[Change, ...], operation: str) -> Iterator[Chan
     for change in changes:
         if change.path == ("target",):
             yield Change(change.path, redact_target(str(change.old)), redact_target(str(change.new)))
-        elif change.path[:1] == ("header",) or (operation in _SECRET_BODIES and change.path[:1] != ("Labels",)):
+        elif change.path[:1] == ("header",) or _is_secret(change.path, operation):
             yield Change(change.path, _masked(change.old), _masked(change.new))
         else:
             yield from _differences(change.path, change.old, change.new)
+
+
+def _is_secret(path: tuple[str | int, ...], operation: str) -> bool:
+    if operation == _BUILDS:
+        return _OPTIONS in path[:-1] and not _PLAIN_OPTIONS.match(str(path[-1]))
+    return operation in _SECRET_BODIES and path[:1] != ("Labels",)
 
 
 def _differences(path: tuple[str | int, ...], old: Any, new: Any) -> Iterator[Change]:

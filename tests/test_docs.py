@@ -11,9 +11,10 @@ import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
 from docker_tracker import connections
+from docker_tracker.builds import BuildEnd, BuildOutcome, BuildRequest, BuildStep
 from docker_tracker.config import OPTIONS, TABLES, Limits, ReapSettings, ReconcileSettings, Settings, load, section
 from docker_tracker.exchange import Outcome
-from docker_tracker.plugins.audit import AuditSettings, line
+from docker_tracker.plugins.audit import AuditSettings, build_line, line
 from docker_tracker.plugins.labels import LabelsSettings
 from docker_tracker.testing import make_exchange
 
@@ -81,6 +82,18 @@ class AuditTests(SynchronousTestCase):
             self.assertIn(f"``{key}``", text)
         for outcome in Outcome:
             self.assertIn(f"``{outcome.value}``", text)
+
+    def test_keys_of_builds(self) -> None:
+        """Every key of a build's line is described, and every end."""
+        text = page("reference/audit").split("\nBuilds\n------\n")[1]
+        above = ("time", "duration", "event", "exchange", "job", "job_id", "listener", "peer", "edits")
+        request = BuildRequest(step=BuildStep.SOLVE, build="b")
+        for end in BuildEnd:
+            outcome = BuildOutcome(end=end, status=2, message="x", problem="x", refused_by="x")
+            record = json.loads(build_line(make_exchange("POST", "/grpc"), request, outcome, 1.0))
+            for key in {*record}.difference(above):
+                self.assertIn(f"\n   * - ``{key}``\n", text)
+            self.assertIn(f"``{record['outcome']}``", text)
 
     def test_json(self) -> None:
         """The example of the page's JSON is JSON."""

@@ -1,5 +1,7 @@
 """Interceptor ``audit``: who asked for what, what was changed, and what became of it, as one line of JSON each.
 
+A build by BuildKit has a line of its own, as many of them share one exchange.
+
 Never headers, never bodies; of targets and edits nothing that is secret (`docker_tracker.redaction`). Of the client's
 process only the program: a command line can hold what must not be written down (``docker run -e TOKEN=…``).
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii
@@ -16,16 +19,17 @@ from typing import Any, Final
 
 import attrs
 
+from docker_tracker.builds import BuildEnd, BuildOutcome, BuildRequest, BuildStep
 from docker_tracker.engine import query
 from docker_tracker.engine.document import MISSING, Change
 from docker_tracker.engine.operation import Operation, ResponseBody
 from docker_tracker.errors import BadTargetError, ConfigurationError, RefusedError
-from docker_tracker.exchange import Answer, Exchange, Outcome, Stage
+from docker_tracker.exchange import Answer, Edit, Exchange, Outcome, Stage
 from docker_tracker.http1.head import ResponseHead
 from docker_tracker.interceptor import Interceptor, Plugin
 from docker_tracker.interfaces import IDaemon, IJob
 from docker_tracker.line_file import STANDARD_OUTPUT, LineFile
-from docker_tracker.redaction import redact_changes, redact_target
+from docker_tracker.redaction import redact_changes, redact_message, redact_target
 
 _LONGEST_TEXT: Final = 4096  # characters of any one value
 _LONGEST_EDITS: Final = 64 * 1024  # bytes of all edits of an exchange
@@ -35,6 +39,11 @@ _SHORT_REQUEST: Final = 512  # characters of method and target, if their encodin
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), default=str)
 _text: Final = encode_basestring_ascii
 _OPENING: Final = frozenset((ResponseBody.UPGRADE, ResponseBody.STREAM, ResponseBody.LINES))
+_BUILDS: Final = "grpc"
+_BUILD_ENDS: Final = {"answered": "completed"}  # beside the others' own words, and "failed"
+_MOST_OF_A_BUILD: Final = 16  # tags, and exporters
+_LONGEST_NAME: Final = 256  # characters of what names something in a build, and of a remark
+_DIGESTS: Final = ("containerimage.digest", "containerimage.config.digest")
 _PING: Final = "ping"  # its answer is no JSON, but as short as can be
 _OUTSIDE: Final = Stage.STARTED | Stage.FINISHED
 # A broken answer of the engine's is quoted, and what stands there may be anything.
@@ -77,8 +86,11 @@ class Audit(Interceptor):
         """Every exchange's begin and end, and the begin of an answer that may take long."""
         if self._file is None:
             return Stage.NOTHING
+        builds = Stage.NOTHING
+        if operation.name == _BUILDS:
+            builds = Stage.BUILD_FINISHED | (Stage.BUILD_CALL if self.fail_closed else Stage.NOTHING)
         opening = operation.response in _OPENING and operation.name != _PING
-        return _OUTSIDE | Stage.RESPONSE_HEAD if opening else _OUTSIDE
+        return _OUTSIDE | builds | (Stage.RESPONSE_HEAD if opening else Stage.NOTHING)
 
     def started(self, exchange: Exchange) -> None:
         """Look at the client's process while it lives; refuse to go on unseen, if that is set.
@@ -86,6 +98,16 @@ class Audit(Interceptor):
         :raises RefusedError: nothing can be written, and that is to stop traffic.
         """
         _ = exchange.peer.command
+        self._check()
+
+    def build_call(self, exchange: Exchange, path: str, build: str) -> None:
+        """Refuse a call that would go on unseen: its exchange may have begun long ago.
+
+        :raises RefusedError: as `started`.
+        """
+        self._check()
+
+    def _check(self) -> None:
         if self.fail_closed and self._file is not None:
             problem = self._file.check()
             if problem:
@@ -100,6 +122,11 @@ class Audit(Interceptor):
         opened = head.status == 101 or (200 <= head.status < 300 and head.get("Content-Length") is None)
         if opened:
             self._write(exchange, "opened", head.status)
+
+    async def build_finished(self, exchange: Exchange, request: BuildRequest, outcome: BuildOutcome) -> None:
+        """Write the line of a build when its Solve is over."""
+        if request.step is BuildStep.SOLVE and self._file is not None:
+            self._file.write(build_line(exchange, request, outcome, self._clock.seconds()))
 
     def finished(self, exchange: Exchange, outcome: Outcome) -> None:
         """Write the exchange's line."""
@@ -123,21 +150,17 @@ def line(exchange: Exchange, event: str, status: int | None, outcome: Outcome | 
     :param outcome: None while it goes on.
     :param now: Seconds since the epoch.
     """
-    peer, received, started = exchange.peer, exchange.received, exchange.started
-    client = _client(
-        *(exchange.job, exchange.job_id, exchange.listener),
-        *(peer.uid, peer.gid, peer.pid, peer.command, peer.address, peer.certificate),
-    )
+    received, started = exchange.received, exchange.started
     encode_request = _asked if len(received.method) + len(received.target) <= _SHORT_REQUEST else _request
     text = (
         f'{{"time":"{timestamp(started)}","duration":{round(max(0.0, now - started), 6)!r},"event":"{event}",'
-        f'"exchange":{exchange.id},{client},'
+        f'"exchange":{exchange.id},{_whose(exchange)},'
         f"{encode_request(received.method, received.target, exchange.call.operation.name)},"
         f'"status":{"null" if status is None else int(status)},"resource":{_text(_short(_resource(exchange)))},'
         f'"bytes_from_client":{exchange.bytes_from_client},"bytes_to_client":{exchange.bytes_to_client}'
     )
     if exchange.edits:
-        text += f',"edits":[{",".join(_edits(exchange))}]'
+        text += f',"edits":[{",".join(_edits(exchange.edits, exchange.call.operation.name))}]'
     if outcome is not None:
         text += f',"outcome":"{outcome.value}"'
         if exchange.answered_by:
@@ -146,7 +169,54 @@ def line(exchange: Exchange, event: str, status: int | None, outcome: Outcome | 
             reason = _reason(exchange.answer)
             if reason:
                 text += f',"reason":{_text(reason)}'
+        text += _remark(exchange)
     return (text + "}\n").encode("ascii")
+
+
+def build_line(exchange: Exchange, request: BuildRequest, outcome: BuildOutcome, now: float) -> bytes:
+    """Return what is written of a build that is over.
+
+    :param request: Of its Solve, as the engine got it.
+    :param now: Seconds since the epoch.
+    """
+    tags = [tag for each in request.exporters for tag in each.attributes.get("name", "").split(",") if tag]
+    digests = [outcome.answer[key] for key in _DIGESTS if key in outcome.answer]
+    ended = "failed" if outcome.end is BuildEnd.ANSWERED and outcome.status != 0 else outcome.end.value
+    values = {
+        "build": _name(request.build),
+        "target": _name(request.attributes.get("target", "")),
+        "exporters": [_name(each.kind) for each in request.exporters][:_MOST_OF_A_BUILD],
+        "tags": [_name(tag) for tag in dict.fromkeys(tags)][:_MOST_OF_A_BUILD],
+        "digests": [_name(digest) for digest in dict.fromkeys(digests)],
+        "status": outcome.status,
+    }
+    text = (
+        f'{{"time":"{timestamp(outcome.started)}","duration":{round(max(0.0, now - outcome.started), 6)!r},'
+        f'"event":"build","exchange":{exchange.id},{_whose(exchange)},{_ENCODER.encode(values)[1:-1]}'
+    )
+    if outcome.edits:
+        text += f',"edits":[{",".join(_edits(outcome.edits, exchange.call.operation.name))}]'
+    text += f',"outcome":"{_BUILD_ENDS.get(ended, ended)}"'
+    for key, value in (
+        ("refused_by", outcome.refused_by),
+        ("message", redact_message(outcome.message)),
+        ("problem", _name(outcome.problem)),
+    ):
+        text += f',"{key}":{_text(_short(value))}' if value else ""
+    return (text + _remark(exchange) + "}\n").encode("ascii")
+
+
+def _remark(exchange: Exchange) -> str:
+    remark = exchange.notes.get("remark")
+    return f',"remark":{_text(_name(remark))}' if isinstance(remark, str) and remark else ""
+
+
+def _whose(exchange: Exchange) -> str:
+    peer = exchange.peer
+    return _client(
+        *(exchange.job, exchange.job_id, exchange.listener),
+        *(peer.uid, peer.gid, peer.pid, peer.command, peer.address, peer.certificate),
+    )
 
 
 def timestamp(seconds: float) -> str:
@@ -162,6 +232,10 @@ def _second(seconds: int) -> str:
 
 def _short(text: str) -> str:
     return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 1] + "…"
+
+
+def _name(text: str) -> str:
+    return text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1] + "…"
 
 
 @lru_cache(256)  # a client makes many exchanges
@@ -206,11 +280,10 @@ def _resource(exchange: Exchange) -> str:
         return ""
 
 
-def _edits(exchange: Exchange) -> list[str]:
-    operation = exchange.call.operation.name
+def _edits(edits: Iterable[Edit], operation: str) -> list[str]:
     result: list[str] = []
     length = 0
-    for edit in exchange.edits:
+    for edit in edits:
         for change in redact_changes(edit.changes, operation):
             text = _edit(edit.interceptor, change)
             length += len(text) + 1

@@ -45,12 +45,14 @@ class _Asked:
     """What is known of a request that was held.
 
     :ivar request: As interceptors changed it up to now.
+    :ivar began: When it was whole, in seconds since the epoch.
     :ivar problem: Why it cannot be read, or "".
     :ivar by: Who refused it, or "".
     :ivar deciding: What the interceptors are at, or None.
     """
 
     request: BuildRequest
+    began: float
     problem: str = ""
     by: str = ""
     deciding: Deferred[Any] | None = None
@@ -225,10 +227,10 @@ class Mediation:
         """A request is held: ask the interceptors."""
         if isinstance(request, BadGrpcError):
             unread = BuildRequest(step=call.step, build=call.build, call=call.stream)
-            self._asked[call] = _Asked(unread, problem=request.message)
+            self._asked[call] = _Asked(unread, self._clock.seconds(), problem=request.message)
             self._unread(call, request)
             return
-        self._asked[call] = asked = _Asked(attrs.evolve(request, call=call.stream))
+        self._asked[call] = asked = _Asked(attrs.evolve(request, call=call.stream), self._clock.seconds())
         if request.is_probe:
             self._mediator.release(call)
             return
@@ -246,7 +248,7 @@ class Mediation:
         held = call.step is BuildStep.SOLVE and outcome.end is BuildEnd.ANSWERED
         edits = self._edits.pop(asked.request.build, []) if call.step is BuildStep.SOLVE else []
         problem = asked.problem or outcome.problem
-        outcome = attrs.evolve(outcome, problem=problem, refused_by=asked.by, edits=tuple(edits))
+        outcome = attrs.evolve(outcome, problem=problem, started=asked.began, refused_by=asked.by, edits=tuple(edits))
         working = self._go(self._save(asked.request, outcome), self._unsaved)
         if working.called or not held or self._finished:
             return False
@@ -261,11 +263,10 @@ class Mediation:
     # Asking
 
     async def _decide(self, call: Call, asked: _Asked) -> None:
-        began = self._clock.seconds()
         most = _SOLVE_SECONDS if call.step is BuildStep.SOLVE else _MOST_SECONDS
         edit = BuildEdit()
         for named in self._steps.build_request:
-            left = min(self._seconds, began + most - self._clock.seconds())
+            left = min(self._seconds, asked.began + most - self._clock.seconds())
             hook = partial(named.interceptor.build_request, self._exchange, asked.request)
             more = await ask(named, hook, self._exchange, self._clock, max(left, 0.001), lambda: _is_over(call))
             if _is_over(call):  # and the interceptor took no notice
