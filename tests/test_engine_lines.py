@@ -10,7 +10,8 @@ from docker_tracker.engine.catalogue import operation
 from docker_tracker.engine.document import Document
 from docker_tracker.engine.lines import created_by_line
 
-DIGEST = "sha256:" + "0123456789abcdef" * 4
+HEX = "0123456789abcdef" * 4
+DIGEST = "sha256:" + HEX
 
 # operation, quiet, line, what it says was made
 LINES: list[tuple[str, bool, Any, str | None]] = [
@@ -47,3 +48,16 @@ class LinesTests(SynchronousTestCase):
             with self.subTest(operation=name, line=line):
                 expected = () if identifier is None else (("image", identifier),)
                 self.assertEqual(created_by_line(operation(name), Document.of(line), quiet), expected)
+
+    def test_podmans_own(self) -> None:
+        """Podman's own API tells of images by Names or by a bare ID; a build by aux, as the other one does."""
+        for operation_name, text, expected in (
+            ("libpod_image_load", '{"Names":["localhost/a:1",5]}', ["localhost/a:1"]),
+            ("libpod_image_pull", f'{{"images":["{HEX}"],"id":"{HEX}"}}', [f"sha256:{HEX}"]),
+            ("libpod_image_import", f'{{"Id":"sha256:{HEX}"}}', [f"sha256:{HEX}"]),
+            ("libpod_image_commit", '{"stream":"x"}', []),
+            ("libpod_image_build", f'{{"Id":"{HEX}"}}', []),
+            ("libpod_image_build", f'{{"aux":{{"ID":"sha256:{HEX}"}}}}', [f"sha256:{HEX}"]),
+        ):
+            found = created_by_line(operation(operation_name), Document.parse(text.encode()))
+            self.assertEqual([*found], [("image", name) for name in expected])

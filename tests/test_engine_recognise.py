@@ -49,9 +49,14 @@ CALLS: list[tuple[str, str, str, str | None, str]] = [
     ("POST", "/vx/containers/create", "unknown", None, ""),
     ("POST", "/v1_/containers/create", "unknown", None, ""),
     # Podman's own API
-    ("POST", "/v4.0.0/libpod/containers/create", "libpod", "4.0.0", ""),
-    ("POST", "/v4.0.0-rc1/libpod/pods/create", "libpod", "4.0.0-rc1", ""),
-    ("DELETE", "/libpod/containers/a", "libpod", None, ""),
+    ("POST", "/v4.0.0/libpod/containers/create", "libpod_container_create", "4.0.0", ""),
+    ("POST", "/v4.0.0-rc1/libpod/pods/create", "libpod_pod_create", "4.0.0-rc1", ""),
+    ("POST", "/v5.4.2/libpod/pods%2fcreate", "libpod_pod_create", "5.4.2", ""),
+    ("POST", "/v4/libpod/kube/play", "libpod", "4", ""),
+    ("POST", "/v4/libpod/containers/a/restore", "libpod", "4", ""),
+    ("POST", "/v4/libpod/images/localhost%2fa:1/tag?repo=b", "libpod_image_tag", "4", "localhost/a:1"),
+    ("DELETE", "/v4/libpod/images/remove?images=a", "libpod_image_remove_many", "4", ""),
+    ("DELETE", "/libpod/containers/a", "libpod_container_remove", None, "a"),
     ("GET", "/%6cibpod/info?a", "libpod", None, ""),
     ("POST", "/libpod", "unknown", None, ""),
     ("POST", "/Libpod/x", "unknown", None, ""),
@@ -287,6 +292,12 @@ class CatalogueTests(SynchronousTestCase):
         expected["image_build"] = [(LabelPlace.QUERY_JSON, "labels", True)]
         expected["image_create"] = [changes]
         expected["container_commit"] = [changes, (LabelPlace.BODY, "Labels", True)]
+        own = (LabelPlace.BODY, "labels", False)
+        expected |= {f"libpod_{kind}_create": [own] for kind in ("container", "network", "pod")}
+        expected["libpod_volume_create"] = [(LabelPlace.BODY, "Label", False), body]
+        expected["libpod_secret_create"] = [(LabelPlace.QUERY_JSON, "labels", False)]
+        expected["libpod_image_build"] = expected["image_build"]
+        expected["libpod_image_commit"] = expected["libpod_image_import"] = [changes]
         self.assertEqual(slots, expected)
         for row in OPERATIONS:
             if any(slot.place is LabelPlace.BODY for slot in row.labels):
@@ -296,7 +307,7 @@ class CatalogueTests(SynchronousTestCase):
         """A kind's operations are rows about that kind."""
         self.assertEqual(
             sorted(RESOURCE_KINDS),
-            ["config", "container", "exec", "image", "network", "plugin", "secret", "service", "volume"],
+            ["config", "container", "exec", "image", "network", "plugin", "pod", "secret", "service", "volume"],
         )
         for kind, name in itertools.product(RESOURCE_KINDS.values(), ("list", "inspect", "remove")):
             row = getattr(kind, name)
@@ -307,4 +318,5 @@ class CatalogueTests(SynchronousTestCase):
 
     def test_hijacks(self) -> None:
         """Only attach and the start of an exec turn raw without an Upgrade."""
-        self.assertEqual({row.name for row in OPERATIONS if row.hijack}, {"container_attach", "exec_start"})
+        names = {"container_attach", "exec_start", "libpod_container_attach", "libpod_exec_start"}
+        self.assertEqual({row.name for row in OPERATIONS if row.hijack}, names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from docker_tracker.engine.reference import familiar
+from docker_tracker.engine.reference import familiar, podman_name
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -34,3 +34,17 @@ class FamiliarTests(SynchronousTestCase):
         ):
             self.assertEqual(familiar(reference, tag), wanted, (reference, tag))
             self.assertEqual(familiar(wanted), wanted)
+
+    def test_podman(self) -> None:
+        """Podman's own API takes a name without a registry for one of localhost, and gives IDs bare."""
+        for name, expected in (
+            ("a", "localhost/a:latest"),
+            ("a/b:1", "localhost/a/b:1"),
+            ("localhost/a", "localhost/a:latest"),
+            ("docker.io/library/a:1", "a:1"),
+            ("h:5000/a", "h:5000/a:latest"),
+            (f"sha256:{'a' * 64}", f"sha256:{'a' * 64}"),
+        ):
+            self.assertEqual(podman_name(name), expected)
+        self.assertEqual(podman_name("a", "2"), "localhost/a:2")
+        self.assertEqual(familiar("a" * 64), f"sha256:{'a' * 64}")

@@ -170,7 +170,8 @@ class BindPathsTests(SynchronousTestCase):
         self.assertTrue(verifyObject(IInterceptor, self.made))
         self.assertTrue(self.made.fail_closed)
         wanted = {row.name: self.made.wants(row) for row in OPERATIONS if self.made.wants(row)}
-        names = ("container_create", "container_start", "service_create", "service_update")
+        own = ("libpod_container_create", "libpod_pod_create")
+        names = ("container_create", "container_start", "service_create", "service_update", *own)
         self.assertEqual(wanted, dict.fromkeys(names, Stage.REQUEST_JSON))
         other = self.make(container="")
         self.assertFalse(any(other.wants(row) for row in OPERATIONS))

@@ -87,6 +87,22 @@ class CgroupParentTests(SynchronousTestCase):
         head = self.successResultOf(Deferred.fromCoroutine(interceptor.request_head(one, one.received)))
         return target if head is None else str(head.target)
 
+    def test_podmans_own(self) -> None:
+        """Podman's own API has it at the top of the body; a mode that goes round it is refused."""
+        for path in ("containers", "pods"):
+            one = exchange("POST", f"/v4.0.0/libpod/{path}/create")
+            for body, expected in (
+                (b'{"Cgroup_Parent":"/other"}', {"cgroup_parent": "/jobs"}),
+                (b'{"cgroup_parent":"/jobs","cgroups_mode":"no-conmon"}', None),
+            ):
+                coroutine = self.interceptor("/jobs").request_json(one, Document.parse(body))
+                edited = self.successResultOf(Deferred.fromCoroutine(coroutine))
+                self.assertEqual(edited and edited.value, expected)
+            for mode in (b'"disabled"', b'"split"', b"1", b"[]"):
+                document = Document.parse(b'{"cgroups_mode":' + mode + b"}")
+                deferred = Deferred.fromCoroutine(self.interceptor("/jobs").request_json(one, document))
+                self.failureResultOf(deferred, RefusedError)
+
     def test_interceptor(self) -> None:
         """It is a guard of creates, starts and builds, and of nothing else."""
         interceptor = self.interceptor()
@@ -96,6 +112,8 @@ class CgroupParentTests(SynchronousTestCase):
         body = Stage.REQUEST_JSON
         expected = {"container_create": body, "container_start": body, "image_build": Stage.REQUEST_HEAD}
         expected["grpc"] = Stage.BUILD_REQUEST
+        expected |= {"libpod_container_create": body, "libpod_pod_create": body}
+        expected["libpod_image_build"] = Stage.REQUEST_HEAD
         self.assertEqual(wanted, expected)
 
     def test_create(self) -> None:

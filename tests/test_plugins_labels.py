@@ -183,11 +183,28 @@ class BodyTests(_Case):
             self.assertEqual((error.status, "give the HostConfig at create" in error.message), (400, True))
 
     def test_podmans_own_calls(self) -> None:
-        """What Podman's own API creates could not be labelled: all of it is refused."""
-        for target in ("/libpod/containers/create", "/v4.0.0-rc1/libpod/pods/create?x"):
+        """What Podman's own API creates is labelled where it takes labels; a client's other label is no way round."""
+        for path in ("containers", "pods", "networks"):
+            body = self.body(built(), f"/v4.0.0/libpod/{path}/create", {"name": "n", "labels": {"a": "1", **FORGED}})
+            self.assertEqual(body, {"name": "n", "labels": {"a": "1", **ALL}})
+        body = self.body(built(), "/v4.0.0/libpod/volumes/create", {"Label": {"a": "1", **FORGED}})
+        self.assertEqual(body, {"Label": {"a": "1", **ALL}, "Labels": ALL})
+        target = self.target(built(), "/v4.0.0/libpod/secrets/create?name=s")
+        self.assertEqual(json.loads(query.get(target.partition("?")[2], "labels") or ""), ALL)
+        target = self.target(built(), "/v4.0.0/libpod/commit?container=a")
+        blank = {**dict.fromkeys(OURS, ""), "Created-Via": "x"}
+        self.assertEqual(query.get_all(target.partition("?")[2], "changes"), lines(blank))
+
+    def test_podmans_other_calls(self) -> None:
+        """What it may create that could not be labelled is refused; what reads or removes passes."""
+        for target in ("/v4.0.0/libpod/kube/play", "/v5.0.0/libpod/containers/a/restore?import=1", "/libpod/new"):
             error = self.refused(built(), target)
             self.assertEqual(error.status, 403)
-            self.assertIn("use the Docker-compatible API", error.message)
+            self.assertIn("could not be labelled", error.message)
+        for method in ("GET", "DELETE"):
+            one = exchange(method, "/v4.0.0/libpod/kube/play")
+            coroutine = built().request_head(one, one.received)
+            self.assertIsNone(self.successResultOf(Deferred.fromCoroutine(coroutine)))
 
     def test_odd_mounts(self) -> None:
         """What is no array of mounts, or has no volume in it, stays as it is."""

@@ -249,7 +249,8 @@ class MakeTests(_Case):
         self.assertTrue(verifyObject(IInterceptor, made))
         self.assertTrue(made.fail_closed)
         wanted = {row.name: made.wants(row) for row in OPERATIONS if made.wants(row)}
-        names = ("container_create", "container_start", "service_create", "service_update")
+        own = ("libpod_container_create", "libpod_pod_create")
+        names = ("container_create", "container_start", "service_create", "service_update", *own)
         self.assertEqual(wanted, dict.fromkeys(names, Stage.REQUEST_JSON))
         self.assertFalse(any(self.made("off").wants(row) for row in OPERATIONS))
 

@@ -109,7 +109,14 @@ class WantsTests(RecorderCase):
         removals = {row.name for row in OPERATIONS if row.effect.value in ("remove", "prune") and row.kind is not None}
         for name in removals:
             self.assertTrue(wanted[name] & (Stage.RESPONSE_HEAD | Stage.RESPONSE_JSON), name)
-        pages = {"tracker_page", "tracker_other", "container_rename", "container_start", "grpc"}
+        pages = {
+            "tracker_page",
+            "tracker_other",
+            "container_rename",
+            "libpod_container_rename",
+            "container_start",
+            "grpc",
+        }
         self.assertEqual(wanted["grpc"], Stage.BUILD_REQUEST | Stage.BUILD_FINISHED)
         self.assertEqual({name for name, stages in wanted.items() if stages}, creates | removals | pages)
         self.assertGreaterEqual(len(creates), 14)

@@ -213,7 +213,7 @@ class EventTests(WatcherCase):
         self.assertEqual(parameters["since"], str(NOW))
         self.assertEqual(
             filters["type"],
-            ["config", "container", "image", "network", "plugin", "secret", "service", "volume"],
+            ["config", "container", "image", "network", "plugin", "pod", "secret", "service", "volume"],
         )
         self.assertEqual(filters["event"], ["delete", "destroy", "exec_die", "exec_died", "remove", "rename", "untag"])
 

@@ -13,9 +13,12 @@ from docker_tracker.errors import RefusedError
 _HOST_CONFIG: Final = "HostConfig"
 _OF_SERVICES: Final[Path] = ("TaskTemplate", "ContainerSpec", "Mounts")
 _CREATE: Final = "container_create"
+_NO_PATH: Final = ("volume", "tmpfs", "npipe", "cluster", "image")
 
 #: The operations whose bodies have them.
-OPERATIONS: Final = frozenset((_CREATE, "service_create", "service_update"))
+OPERATIONS: Final = frozenset(
+    (_CREATE, "service_create", "service_update", "libpod_container_create", "libpod_pod_create")
+)
 
 
 def _arrays(document: Document, operation: str) -> Iterator[tuple[Path, list[Any]]]:
@@ -39,7 +42,8 @@ def _source(entry: Any) -> str:
         found: Any = source if colon else ""
     else:
         mount = Document(entry, b"")
-        found = mount.get("Source") if mount.get("Type") == "bind" else ""
+        # Podman's overlay volumes have no type; an OCI mount may be a bind by its options alone.
+        found = mount.get("Source") if mount.get("Type") not in _NO_PATH else ""
     return found if isinstance(found, str) and found.startswith("/") else ""
 
 

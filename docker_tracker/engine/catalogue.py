@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from docker_tracker.engine.libpod import LIBPOD_OPERATIONS
 from docker_tracker.engine.operation import (
     Effect,
     Identity,
@@ -331,7 +332,7 @@ LIBPOD: Final = Operation(
     response=ResponseBody.STREAM,
     source="pkg/api/server of Podman",
 )
-"""Podman's own API, beside that which is Docker's: dockerd knows no such paths."""
+"""What no row of Podman's own API matches, which stands beside Docker's: dockerd knows no such paths."""
 
 UNKNOWN: Final = Operation(
     name="unknown", method="*", path="/{path:.*}", request=RequestBody.STREAM, response=ResponseBody.STREAM
@@ -354,6 +355,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *_GRPC,
     TRACKER_PAGE,
     TRACKER_OTHER,
+    *LIBPOD_OPERATIONS,
     LIBPOD,
 )
 
@@ -378,6 +380,10 @@ RESOURCE_KINDS: Final[dict[str, ResourceKind]] = {
         ResourceKind("exec", None, "exec_inspect", None, 0),  # ends with its container
         _kind("service", 10, "remove"),  # before containers: it would start them anew
         _kind("container", 20, "destroy"),
+        # Podman's. After the containers in it: it takes all that are left, and only its own should be.
+        ResourceKind(
+            "pod", "libpod_pod_list", "libpod_pod_inspect", "libpod_pod_remove", 25, "pod", frozenset({"remove"})
+        ),
         _kind("network", 30, "destroy", "remove"),  # remove: of swarm's scope
         _kind("volume", 40, "destroy"),
         _kind("secret", 50, "remove"),

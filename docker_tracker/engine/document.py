@@ -25,6 +25,8 @@ USER_MAPS: Final = frozenset(
     (
         *("annotations", "auxiliaryaddresses", "driveropts", "endpointsconfig", "exposedports", "labels", "options"),
         *("portbindings", "segments", "storageopt", "sysctls", "tmpfs", "volumes"),
+        # of Podman's own API (pkg/specgen):
+        *("env", "ipam_options", "label", "network_options", "secret_env", "storage_opts", "sysctl", "unified"),
         *("attributes", "containers", "indexconfigs", "networks", "ports", "runtimes"),
     )
 )

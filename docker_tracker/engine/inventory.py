@@ -15,6 +15,7 @@ import attrs
 
 from docker_tracker.engine.catalogue import RESOURCE_KINDS, operation
 from docker_tracker.engine.document import Document
+from docker_tracker.engine.libpod import PREFIX
 from docker_tracker.engine.reference import familiar
 
 JOB_ID_LABEL: Final = "docker-tracker.job-id"
@@ -59,18 +60,22 @@ class Seen:
 def list_call(kind: str) -> tuple[str, Mapping[str, str]] | None:
     """Return path and parameters of the call that lists a kind; None: the engine has none."""
     name = RESOURCE_KINDS[kind].list
-    return None if name is None else (operation(name).path, _LIST_PARAMETERS.get(kind, {}))
+    return None if name is None else (_pattern(name), _LIST_PARAMETERS.get(kind, {}))
 
 
 def inspect_path(kind: str, reference: str) -> str:
     """Return the path that inspects one thing."""
-    pattern = operation(RESOURCE_KINDS[kind].inspect or "").path
-    return _VARIABLE.sub(lambda _: quote(reference, safe="/:@"), pattern)
+    return _VARIABLE.sub(lambda _: quote(reference, safe="/:@"), _pattern(RESOURCE_KINDS[kind].inspect or ""))
 
 
 def remove_path(kind: str, reference: str) -> str:
     """Return the path that removes one thing."""
-    return _VARIABLE.sub(lambda _: quote(reference, safe="/:@"), operation(RESOURCE_KINDS[kind].remove or "").path)
+    return _VARIABLE.sub(lambda _: quote(reference, safe="/:@"), _pattern(RESOURCE_KINDS[kind].remove or ""))
+
+
+def _pattern(name: str) -> str:
+    path = operation(name).path
+    return PREFIX + path if path.startswith("/libpod/") else path
 
 
 def is_inspectable(reference: str) -> bool:
@@ -205,6 +210,10 @@ def implicit_volumes(create: Document) -> list[str]:
     Engines up to 20.10 read the fields of HostConfig at the top, too, if it is absent.
     """
     found: dict[str, None] = {}
+    for entry in _objects(create.get("volumes")):  # of Podman's own API: a map in Docker's
+        name = Document(entry, b"").get("Name")
+        if isinstance(name, str) and name:
+            found[name] = None
     for top in (("HostConfig",), ()):
         for bind in _texts(create.get(*top, "Binds")):
             source, colon, _ = bind.partition(":")
@@ -221,7 +230,11 @@ def implicit_volumes(create: Document) -> list[str]:
 
 def donors(create: Document) -> list[str]:
     """Return the containers whose volumes a new one mounts (``VolumesFrom``)."""
-    found = [*_texts(create.get("HostConfig", "VolumesFrom")), *_texts(create.get("VolumesFrom"))]
+    found = [
+        text
+        for path in (("HostConfig", "VolumesFrom"), ("VolumesFrom",), ("volumes_from",))  # the last is Podman's own
+        for text in _texts(create.get(*path))
+    ]
     return [reference.partition(":")[0].removeprefix("/") for reference in found]
 
 
@@ -236,6 +249,16 @@ def volumes_of(container: Any) -> list[str]:
     """Return the names of the volumes that an inspected or listed container has mounted."""
     mounts = container.get("Mounts") or () if isinstance(container, dict) else ()
     return [mount["Name"] for mount in mounts if mount.get("Type") == "volume" and mount.get("Name")]
+
+
+def infra_container(pod: Any) -> str:
+    """Return the ID of the container whose volumes all containers of an inspected pod share; "" if it has none."""
+    found = pod.get("InfraContainerID") if isinstance(pod, dict) else None
+    return found if isinstance(found, str) else ""
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def _texts(value: Any) -> list[str]:

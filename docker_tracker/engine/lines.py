@@ -1,7 +1,8 @@
 """What a line of a JSON stream (build, load, import, pull) says was created.
 
 The texts are the engine's: ``daemon/builder/backend/backend.go``, ``daemon/internal/builder-next/builder.go``,
-``daemon/internal/image/tarexport/load.go``, ``daemon/containerd/image_exporter.go``, ``daemon/images/image_pull.go``.
+``daemon/internal/image/tarexport/load.go``, ``daemon/containerd/image_exporter.go``, ``daemon/images/image_pull.go``;
+of Podman's own API ``pkg/domain/entities/types/images.go`` (one document for all but builds and pulls).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from docker_tracker.engine.document import Document
 from docker_tracker.engine.operation import Operation
 
+_BARE = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _DIGEST = r"(sha256:[0-9a-f]{64})"
 _ID = re.compile(_DIGEST + r"\n?")
 _LOADED = re.compile(r"Loaded image(?:: (\S+)| ID: " + _DIGEST + r")\n?")
@@ -25,7 +27,9 @@ def created_by_line(operation: Operation, document: Document, quiet: bool = Fals
         engine's word. Otherwise it may be the output of a step, and a client could claim another's image with it.
     """
     identifier: str | None = None
-    if operation.name == "image_build":
+    if operation.name.startswith("libpod_") and operation.name != "libpod_image_build":
+        return [("image", name) for name in _by_podman(document)]
+    if operation.name in ("image_build", "libpod_image_build"):
         identifier = _matched(_ID, document.get("aux", "ID"))
         if identifier is None and quiet:
             identifier = _matched(_ID, document.get("stream"))
@@ -35,6 +39,14 @@ def created_by_line(operation: Operation, document: Document, quiet: bool = Fals
         status = document.get("status")
         identifier = _matched(_ID, status) or _matched(_PULLED, status)
     return () if identifier is None else (("image", identifier),)
+
+
+def _by_podman(document: Document) -> list[str]:
+    names = document.get("Names")  # a load
+    if isinstance(names, list):
+        return [name for name in names if isinstance(name, str)]
+    identifier = _matched(_BARE, document.get("Id"))
+    return [f"sha256:{identifier}"] if identifier is not None else []
 
 
 def _matched(expression: re.Pattern[str], text: object) -> str | None:

@@ -8,7 +8,7 @@ from docker_tracker.engine import query
 from docker_tracker.engine.document import Document
 from docker_tracker.engine.inventory import implicit_volumes
 from docker_tracker.engine.operation import Call
-from docker_tracker.engine.reference import familiar
+from docker_tracker.engine.reference import familiar, podman_name
 
 # Where prunes answer with what they removed (api/types: PruneReport).
 _PRUNED: Final = {
@@ -17,11 +17,18 @@ _PRUNED: Final = {
     "network_prune": "NetworksDeleted",
     "volume_prune": "VolumesDeleted",
 }
+# Podman's own answer with an array of objects, and with these keys (pkg/domain/entities/reports; network: Name).
+_PRUNED_KEYS: Final = ("Id", "Name")
+_REMOVED_KEYS: Final = ("Untagged", "Deleted")
 # Images that are named by the query: parameter of the name, parameter of the tag.
 _IMAGE_PARAMETERS: Final = {
     "container_commit": ("repo", "tag"),
     "image_tag": ("repo", "tag"),
+    "libpod_image_commit": ("repo", "tag"),
+    "libpod_image_tag": ("repo", "tag"),
+    "libpod_image_import": ("reference", ""),
 }
+_OWN: Final = "libpod_"
 
 
 def named_by(call: Call, document: Document | None) -> tuple[tuple[str, str], ...]:
@@ -31,23 +38,36 @@ def named_by(call: Call, document: Document | None) -> tuple[tuple[str, str], ..
     :raises docker_tracker.errors.BadTargetError: the query is not one that the engine reads.
     """
     operation, kind = call.operation.name, call.operation.kind or ""
-    if operation == "container_create":
-        own = (query.get(call.query, "name") or "").removeprefix("/")
+    if kind in ("container", "pod"):
+        own = query.get(call.query, "name") if operation == "container_create" else _name(document)
+        own = (own or "").removeprefix("/")
         volumes = implicit_volumes(document) if document is not None else []
-        return (*((("container", own),) if own else ()), *(("volume", name) for name in volumes))
+        return (*(((kind, own),) if own else ()), *(("volume", name) for name in volumes))
+    if operation == "libpod_secret_create":
+        own = query.get(call.query, "name")
+        return ((kind, own),) if own else ()
     if kind == "image":
         return tuple(("image", name) for name in dict.fromkeys(_images(call)))
     if kind == "plugin":
         name = query.get(call.query, "name") or query.get(call.query, "remote")
         return (("plugin", familiar(name)),) if name else ()
+    name = _name(document)
+    return ((kind, name),) if name else ()
+
+
+def _name(document: Document | None) -> str:
     name = document.get("Name") if document is not None else None
-    return ((kind, name),) if isinstance(name, str) and name else ()
+    return name if isinstance(name, str) else ""
 
 
 def _images(call: Call) -> list[str]:
     operation = call.operation.name
     if operation == "image_build":
         return [familiar(tag) for tag in query.get_all(call.query, "t") if tag]
+    if operation == "libpod_image_build":
+        return [podman_name(tag) for tag in query.get_all(call.query, "t") if tag]
+    if operation == "libpod_manifest_create":
+        return [podman_name(call.name)]
     if operation == "image_create":
         parameters = ("fromImage" if query.get(call.query, "fromImage") else "repo", "tag")
     elif operation in _IMAGE_PARAMETERS:
@@ -55,17 +75,34 @@ def _images(call: Call) -> list[str]:
     else:
         return []
     name, tag = (query.get(call.query, parameter) or "" for parameter in parameters)
-    return [familiar(name, tag)] if name else []
+    full = podman_name if operation.startswith(_OWN) else familiar
+    return [full(name, tag)] if name else []
 
 
 def removed_by_answer(call: Call, document: Document) -> list[str]:
     """Return the IDs and names that the answer of a prune, or of an image's removal, says are gone."""
-    operation = call.operation.name
-    entries = document.value if operation == "image_remove" else document.get(_PRUNED.get(operation, ""))
+    operation, kind = call.operation.name, call.operation.kind
+    if operation.startswith(_OWN):
+        found = _removed_by_podman(document)
+    else:
+        entries = document.value if operation == "image_remove" else document.get(_PRUNED.get(operation, ""))
+        found = []
+        for entry in entries if isinstance(entries, list) else ():
+            if isinstance(entry, str):
+                found.append(entry)
+            elif isinstance(entry, dict):
+                found += [name for key in _REMOVED_KEYS if isinstance(name := entry.get(key), str)]
+    return [familiar(name) for name in found] if kind == "image" else found
+
+
+def _removed_by_podman(document: Document) -> list[str]:
+    if not isinstance(document.value, list):  # an image's removal: arrays of names and of IDs
+        arrays = [document.get(key) for key in _REMOVED_KEYS]
+        return [name for names in arrays if isinstance(names, list) for name in names if isinstance(name, str)]
     found = []
-    for entry in entries if isinstance(entries, list) else ():
-        if isinstance(entry, str):
-            found.append(entry)
-        elif isinstance(entry, dict):
-            found += [familiar(name) for key in ("Untagged", "Deleted") if isinstance(name := entry.get(key), str)]
+    for entry in document.value:
+        report = entry if isinstance(entry, dict) else {}
+        name = next((report[key] for key in _PRUNED_KEYS if isinstance(report.get(key), str)), "")
+        if name and not any(report.get(key) for key in ("Err", "Error")):
+            found.append(name)
     return found

@@ -36,7 +36,12 @@ _STAGES: Final = {
     _START: Stage.REQUEST_JSON,
     "image_build": Stage.REQUEST_HEAD,
     _BUILDS: Stage.BUILD_REQUEST,
+    "libpod_container_create": Stage.REQUEST_JSON,
+    "libpod_pod_create": Stage.REQUEST_JSON,
+    "libpod_image_build": Stage.REQUEST_HEAD,
 }
+_OWN: Final = "libpod_"  # of Podman's own API, where it stands at the top of the body (pkg/specgen)
+_MODES: Final = ("", "default", "enabled", "no-conmon")  # that put a container where it is asked to be
 _IGNORED: Final = "the engine's BuildKit takes no notice of the cgroup-parent"
 _OPTION: Final = "cgroup-parent"  # of a Dockerfile's frontend (buildkit: ``frontend/dockerui/attr.go``)
 
@@ -198,11 +203,20 @@ class CgroupParent(Interceptor):
         if exchange.call.operation.name == _START:
             check_start(document)
             return None
+        if exchange.call.operation.name.startswith(_OWN):
+            return await self._podman(exchange, document)
         check_top_level(document)
         parent = await self.parent.get(exchange.peer)
         if document.get("HostConfig", "CgroupParent") == parent:
             return None
         return document.with_value(("HostConfig", "CgroupParent"), parent)
+
+    async def _podman(self, exchange: Exchange, document: Document) -> Document | None:
+        if document.get("cgroups_mode", default="") not in _MODES:
+            raise RefusedError("cgroups_mode takes the container out of the cgroup that it has to be in", 403)
+        parent = await self.parent.get(exchange.peer)
+        path = ("cgroup_parent",)
+        return None if document.get(*path) == parent else document.with_value(path, parent)
 
     async def build_request(self, exchange: Exchange, request: BuildRequest) -> BuildEdit | None:
         """Set it as an option of the frontend that puts a build's steps together.

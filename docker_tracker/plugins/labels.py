@@ -37,14 +37,15 @@ _MOUNTS: Final[dict[str, tuple[Path, ...]]] = {
 }
 _BUILDS: Final = "grpc"  # BuildKit's calls: what labels an image there is not in the catalogue
 _START: Final = "container_start"  # could bring a HostConfig along, and volumes in it
-_LIBPOD: Final = "libpod"  # creates, too, but what and where labels go in it is not in the catalogue
+_LIBPOD: Final = "libpod"  # of Podman's own API what is not in the catalogue: it may create what cannot be labelled
+_READS: Final = ("GET", "HEAD", "DELETE")  # removals are seen by the engine's events
 _MORE_STAGES: Final = {_START: Stage.REQUEST_JSON, _LIBPOD: Stage.REQUEST_HEAD, _BUILDS: Stage.BUILD_REQUEST}
 _IMAGE_SLOT: Final = LabelSlot(LabelPlace.BODY, ("config", "Labels"), image=True)
 _BUILD_LABEL: Final = "label:"  # the prefix of a Dockerfile frontend's options that are labels
 _VOLUME_SLOT: Final = LabelSlot(LabelPlace.BODY, ("VolumeOptions", "Labels"))
 # An image made of a container inherits the container's labels (daemon/commit.go: merge), and whatever is made of the
 # image inherits them in turn. None of that is this job's container: what selects it must not find the image.
-_INHERITS: Final = "container_commit"
+_INHERITS: Final = ("container_commit", "libpod_image_commit")
 _PULLS: Final = "image_create"  # with fromImage: then it takes no labels (image_routes.go: postImagesCreate)
 
 _IMAGE_LABELS: Final = ("static", "full", "none")
@@ -127,7 +128,7 @@ class Labels(Interceptor):
     fail_closed = True
 
     def wants(self, operation: Operation) -> Stage:
-        """Ask for what labels stand in by the catalogue, for a start's body, and for all that is Podman's own."""
+        """Ask for what labels stand in by the catalogue, for a start's body, and for Podman's own calls."""
         stages = _MORE_STAGES.get(operation.name, Stage.NOTHING)
         for slot in operation.labels:
             stages |= Stage.REQUEST_JSON if slot.place is LabelPlace.BODY else Stage.REQUEST_HEAD
@@ -204,12 +205,14 @@ class Labels(Interceptor):
     async def request_head(self, exchange: Exchange, head: RequestHead) -> RequestHead | None:
         """Set the labels in the query.
 
-        :raises RefusedError: it is a call of Podman's own API.
+        :raises RefusedError: it is a call of Podman's own API that may create what cannot be labelled.
         """
         if exchange.call.operation.name == _LIBPOD:
-            raise RefusedError(
-                "what is created under /libpod/ cannot be labelled here: use the Docker-compatible API", 403
-            )
+            if exchange.received.method not in _READS:
+                raise RefusedError(
+                    f"what {exchange.call.path[:80]} creates could not be labelled: create it by other calls", 403
+                )
+            return None
         path, _, before = head.target.partition("?")
         after = before
         for slot in exchange.call.operation.labels:
@@ -219,7 +222,7 @@ class Labels(Interceptor):
                 labels = self._added(slot, exchange)
                 if exchange.call.operation.name == _PULLS and query.get(before, "fromImage"):
                     continue
-                if exchange.call.operation.name == _INHERITS:
+                if exchange.call.operation.name in _INHERITS:
                     labels = {**dict.fromkeys(self.job_labels, ""), **labels}
                 after = _with_changes(after, slot.path[0], labels)
         return None if after == before else head.with_target(f"{path}?{after}")

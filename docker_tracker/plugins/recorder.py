@@ -30,6 +30,7 @@ from docker_tracker.engine.inventory import (
     JOB_ID_LABEL,
     container_name,
     donors,
+    infra_container,
     inspect_path,
     is_inspectable,
     list_call,
@@ -66,6 +67,8 @@ _TO_THE_ENGINE: Final = ("moby", "image")  # the exporters that make images ther
 _NAMES: Final = "name"  # their option for the tags, and what tells of them in the answer (buildkit: exptypes)
 _ANSWERED_NAMES: Final = "image.name"
 _ANSWERED_ID: Final = "containerimage.digest"  # the image's ID, whichever store the engine has
+_IN_PODS: Final = "libpod_container_create"
+_RENAMES: Final = ("container_rename", "libpod_container_rename")
 _PAGES: Final = ("tracker_page", "tracker_other")
 # Their names are no prefixes of anything, unlike those of all other kinds.
 _EXACT: Final = ("volume", "plugin")
@@ -118,7 +121,7 @@ class Recorder(Interceptor):
             return Stage.BUILD_REQUEST | Stage.BUILD_FINISHED
         if operation.name in _PAGES:
             return Stage.REQUEST_HEAD
-        if operation.name == "container_rename":
+        if operation.name in _RENAMES:
             return Stage.RESPONSE_HEAD
         if operation.name == "container_start":
             return Stage.REQUEST_JSON
@@ -127,8 +130,8 @@ class Recorder(Interceptor):
         if operation.effect is Effect.CREATE:
             before = Stage.REQUEST_JSON if operation.request is RequestBody.JSON else Stage.REQUEST_HEAD
             return before | _AFTER[operation.response] | Stage.FINISHED
-        before = Stage.REQUEST_HEAD if operation.kind == "container" else Stage.NOTHING
-        if operation.effect is Effect.PRUNE or operation.name == "image_remove":
+        before = Stage.REQUEST_HEAD if operation.kind in ("container", "pod") else Stage.NOTHING
+        if operation.effect is Effect.PRUNE or (operation.kind == "image" and operation.effect is Effect.REMOVE):
             return Stage.RESPONSE_JSON | before
         return Stage.RESPONSE_HEAD | before if operation.effect is Effect.REMOVE else Stage.NOTHING
 
@@ -161,7 +164,7 @@ class Recorder(Interceptor):
                 self._told(self._ledger.removed(kind, [familiar(reference) if kind == "plugin" else reference]))
             else:
                 self._told(self._ledger.removed_reference(kind, reference))
-        elif call.operation.name == "container_rename":
+        elif call.operation.name in _RENAMES:
             name = (query.get(call.query, "name") or "").removeprefix("/")
             self._told(self._ledger.renamed("container", _reference(call), name))
         else:
@@ -183,7 +186,7 @@ class Recorder(Interceptor):
             return  # the engine says nothing that can be recorded: the intent will be lost
         made = self._answered(exchange, course.intent, identifier, document)
         # A container's intent stays open until its volumes are known.
-        state = None if call.operation.name == "container_create" else State.DONE
+        state = None if call.operation.kind == "container" else State.DONE
         await self._ledger.record(course.number, made, state)
         course.made = made
         course.settled = state is not None
@@ -316,8 +319,10 @@ class Recorder(Interceptor):
         for kind, name in names:
             if kind in ("volume", "image", "plugin") and operation.name != "volume_create":
                 found += [(kind, name)] if await self._may_be_there(kind, name) else []
-        for container in donors(document) if document is not None and operation.kind == "container" else ():
-            found += [("volume", name) for name in volumes_of(await self._donor(container))]
+        if document is not None and operation.kind == "container":
+            pod = document.get("pod") if operation.name == _IN_PODS else None
+            for container in [*donors(document), *await self._infra(pod)]:
+                found += [("volume", name) for name in volumes_of(await self._donor(container))]
         return tuple(found)
 
     async def _images_before(self, names: tuple[Reference, ...]) -> tuple[Reference, ...]:
@@ -330,6 +335,13 @@ class Recorder(Interceptor):
             return not is_inspectable(name) or await self._engine.get(inspect_path(kind, name)) is not None
         except EngineAnswerError:  # a name that the engine will refuse: that is its to say
             return True
+
+    async def _infra(self, pod: Any) -> list[str]:
+        """Return the container whose volumes all of a pod's containers have, if it is one that the engine has."""
+        if not isinstance(pod, str) or not is_inspectable(pod):
+            return []
+        infra = infra_container(await self._engine.get(inspect_path("pod", pod)))
+        return [infra] if infra else []
 
     async def _donor(self, name: str) -> Any:
         """Return the container whose volumes a new one will have; None if there is none of that name."""
@@ -345,6 +357,7 @@ class Recorder(Interceptor):
     def _answered(self, exchange: Exchange, intent: Intent, identifier: str, document: Document) -> list[Resource]:
         """Return what the JSON answer of a create tells of."""
         kind = intent.kind
+        identifier = familiar(identifier) if kind == "image" else identifier
         names = [name for name_kind, name in intent.names if name_kind == kind]
         attributes = _who(exchange)
         resource = Resource(
@@ -359,7 +372,8 @@ class Recorder(Interceptor):
         if kind == "image":
             tags = [intent.led_to(kind, tag, name=tag, parent=identifier, attributes=attributes) for tag in names]
             return [attrs.evolve(resource, name=""), *tags]
-        volumes = [name for name_kind, name in intent.names if kind == "container" and name_kind == "volume"]
+        brings = kind in ("container", "pod")
+        volumes = [name for name_kind, name in intent.names if brings and name_kind == "volume"]
         return [resource, *(intent.led_to("volume", name, name=name, attributes=attributes) for name in volumes)]
 
     def _lead(self, exchange: Exchange, course: _Course, created: Iterable[Reference]) -> list[Resource]:

@@ -12,9 +12,12 @@ from docker_tracker.errors import EngineAnswerError, EngineProtocolError
 from docker_tracker.interfaces import IEngine, ILedger
 from docker_tracker.records import Resource
 
+_UNAVAILABLE: Final = 503
+_POD: Final = "pod"
+_PODMAN: Final = "podman "  # as `IEngine.identity` begins for it
 SWARM: Final = frozenset({"service", "secret", "config"})
 #: What bears a job's label. An image's labels are for people: whatever is built on it inherits them.
-LABELLED: Final = frozenset({"container", "network", "volume", *SWARM})
+LABELLED: Final = frozenset({"container", "network", "pod", "volume", *SWARM})
 LISTED: Final = tuple(kind for kind in RESOURCE_KINDS if list_call(kind) is not None)
 
 
@@ -45,16 +48,26 @@ class Lists:
         call = list_call(kind)
         assert call is not None
         path, parameters = call
+        if kind == _POD and not (await self._engine.identity()).startswith(_PODMAN):
+            return []  # other engines know no such thing
         if self._label and kind in LABELLED:
             parameters = {**parameters, "filters": json.dumps({"label": [self._label]})}
         try:
             answer = await self._engine.get(path, parameters)
-        except EngineAnswerError:
+        except EngineAnswerError as error:
             if kind not in SWARM:
                 raise
+            if "filters" in parameters and error.answered != _UNAVAILABLE:  # Podman's secrets are not listed by label
+                return await self._all(kind)
             # 503: no manager of a swarm. If it is in none at all, then nothing of it is left.
             swarm = (await self._engine.get("/info") or {}).get("Swarm") or {}
             return [] if swarm.get("LocalNodeState") == "inactive" else None
+        return None if answer is None else listed(kind, answer)
+
+    async def _all(self, kind: str) -> list[Seen] | None:
+        call = list_call(kind)
+        assert call is not None
+        answer = await self._engine.get(*call)
         return None if answer is None else listed(kind, answer)
 
 

@@ -14,7 +14,14 @@ from twisted.internet.defer import DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from docker_tracker.engine.inventory import Seen, inspect_path, inspected, remove_path, volumes_of
+from docker_tracker.engine.inventory import (
+    Seen,
+    infra_container,
+    inspect_path,
+    inspected,
+    remove_path,
+    volumes_of,
+)
 from docker_tracker.errors import EngineError
 from docker_tracker.interfaces import IEngine
 from docker_tracker.records import Reference, Relation, Resource
@@ -144,6 +151,7 @@ class Remover:
         self._ways: dict[str, Callable[[Thing, Surroundings], Awaitable[Result]]] = {
             "container": self._container,
             "network": self._network,
+            "pod": self._pod,
             "volume": self._volume,
             "plugin": self._plugin,
             "image": self._image,
@@ -223,6 +231,18 @@ class Remover:
             return True
         shared = _at(thing.document, "HostConfig", "VolumesFrom")
         return bool(shared) and any(surroundings.used("volume", name) for name in volumes)
+
+    async def _pod(self, thing: Thing, _: Surroundings) -> Result:
+        """Remove it if nothing but its own container is left in it."""
+        document = await self._inspect(thing)
+        if document is None:
+            return GONE
+        own = infra_container(document)
+        others = [each for each in document.get("Containers") or () if each.get("Id") != own]
+        if others:
+            names = ", ".join(str(each.get("Name")) for each in others[:5])
+            return Result(Fate.LEFT, f"it still has the containers {names}")
+        return await self._delete(thing, {"force": "true"})
 
     async def _network(self, thing: Thing, _: Surroundings) -> Result:
         result = await self._delete(thing)
