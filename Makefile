@@ -1,13 +1,14 @@
 # make demo: the main job, on a real engine.  make test: all tests.  Both set up what they need.
 # make bench: what the daemon costs, beside other proxies.  BENCH="--install --rounds 3" hands options on.
 # make soak: half an hour of mixed traffic.  SOAK="--minutes 30 --engine unix:///path/docker.sock" names the engine.
+# make torture: thousands of rounds in which something dies.  TORTURE="--engine real --seed 7 --rounds 100" says which.
 
 PYTHON ?= python3
 VENV := .venv
 DEMO := .cache/demo
 PARTS := unit integration wheel typing lint layers docs
 
-.PHONY: test demo bench soak coverage clean $(PARTS)
+.PHONY: test demo bench soak torture coverage clean $(PARTS)
 
 test: $(VENV)/.tools
 	@$(VENV)/bin/python -m tests.run
@@ -23,6 +24,10 @@ bench: $(VENV)/.tools
 
 soak: $(VENV)/.tools
 	@$(VENV)/bin/python -m benchmarks.soak $(SOAK)
+
+TORTURE ?= --quiet --rounds 5000
+torture: $(VENV)/.tools
+	@$(VENV)/bin/python -m tests.torture $(TORTURE)
 
 demo: $(DEMO)/.installed
 	@$(PYTHON) -m demo $(DEMO)/bin/twistd
