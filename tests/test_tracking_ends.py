@@ -459,6 +459,51 @@ class ContainerTests(Case):
         self.pass_seconds(3)
         self.assertEqual(len(self.over), 1)
 
+    def test_engine_stops(self) -> None:
+        """An engine that is being stopped stops its containers first; what it will start again has not ended."""
+        comes_back = {**ENDED, "HostConfig": {"RestartPolicy": {"Name": "always"}}}
+        self.watch(container=ID)
+        self.engine.answers[PATH] = comes_back
+        self.say("die")
+        self.pass_seconds(15)
+        self.engine.answers[PATH] = UNAVAILABLE
+        self.pass_seconds(30)
+        self.engine.answers[PATH] = RUNS
+        self.pass_seconds(60)
+        self.assertEqual(self.over, [])
+        self.engine.answers[PATH] = comes_back
+        self.say("die")
+        self.pass_seconds(19)
+        self.assertEqual(self.over, [])
+        self.pass_seconds(2)
+        self.assertEqual(len(self.over), 1)
+
+    def test_engine_stops_and_starts(self) -> None:
+        """An engine that was away in between, however shortly, has the time for its containers again."""
+        comes_back = {**ENDED, "HostConfig": {"RestartPolicy": {"Name": "always"}}}
+        self.watch(container=ID)
+        self.engine.answers[PATH] = comes_back
+        self.say("die")
+        self.pass_seconds(15)
+        assert self.engine.ended is not None
+        self.engine.ended.errback(UNAVAILABLE)
+        self.pass_seconds(15)
+        self.engine.answers[PATH] = RUNS
+        self.pass_seconds(60)
+        self.assertEqual(self.over, [])
+
+    def test_removed_in_doubt(self) -> None:
+        """A container that is removed has ended, whatever was to start it again."""
+        self.watch(container=ID)
+        self.engine.answers[PATH] = {**ENDED, "HostConfig": {"RestartPolicy": {"Name": "always"}}}
+        self.say("die")
+        self.pass_seconds(1)
+        self.assertEqual(self.over, [])
+        self.engine.answers[PATH] = None
+        self.say("destroy")
+        self.pass_seconds(1)
+        self.assertEqual(len(self.over), 1)
+
     def test_event_while_asked(self) -> None:
         """An event that comes while the engine is asked leads to another question."""
         answer: Deferred[Any] = Deferred()

@@ -30,6 +30,7 @@ from docker_tracker.job import Ends, Process
 _PROC: Final = Path("/proc")
 _LOOK_SECONDS: Final = 30.0  # between two looks at a container whose events say nothing
 _RETRY_SECONDS: Final = 2.0  # until the engine, or the kernel, is asked again after it failed
+_DOUBT_SECONDS: Final = 20.0  # within which an engine that is being stopped (15 s for containers) answers no more
 _IDLE_POLLS: Final = 10  # looks within the time that a job may be idle
 _IDLE_BOUNDS: Final = (0.1, 5.0)  # seconds between two of them
 _EVENTS: Final = ("die", "died", "stop", "destroy", "remove")  # Podman says died and remove
@@ -96,6 +97,13 @@ def _runs(answer: Mapping[str, Any]) -> bool:
     """Return whether a container runs: paused or between two starts of its restart policy, it does."""
     state = answer.get("State")
     return isinstance(state, Mapping) and bool(state.get("Running") or state.get("Restarting"))
+
+
+def _comes_back(answer: Mapping[str, Any]) -> bool:
+    """Return whether the engine starts a container again when it is started itself."""
+    host_config = answer.get("HostConfig")
+    policy = host_config.get("RestartPolicy") if isinstance(host_config, Mapping) else None
+    return isinstance(policy, Mapping) and policy.get("Name") not in (None, "", "no")
 
 
 def boot_id() -> str:
@@ -380,7 +388,9 @@ class _Death:
 class _Container:
     """Follows the events of one container, and looks at it whenever there is reason to.
 
-    What is said of it while the engine restarts is not taken as its end: only an engine that answers can say so.
+    What is said of it while the engine restarts is not taken as its end: only an engine that answers can say so. One
+    that is being stopped does still answer after it has stopped its containers (dockerd 20.10): those that it will
+    start again have ended only if it still says so a while later.
     """
 
     def __init__(
@@ -398,6 +408,7 @@ class _Container:
         self._now = now
         self._bell: Deferred[None] | None = None
         self._rung = False
+        self._breaks = 0  # of the engine's events
         self._stopped = False
         self._tasks = [Deferred.fromCoroutine(task) for task in (self._follow(), self._look())]
         for task in self._tasks:
@@ -423,6 +434,7 @@ class _Container:
             except EngineError:
                 if self._stopped:  # a call that was cancelled may end as one that broke off
                     return
+                self._breaks += 1
                 self._ring()  # what is wrong with it is said there
             await deferLater(self._reactor, _RETRY_SECONDS)
 
@@ -434,6 +446,7 @@ class _Container:
 
     async def _look(self) -> None:
         absent = False
+        doubt: tuple[int, float] | None = None  # the breaks there were, and until when it may come back
         while True:
             self._rung = False
             try:
@@ -447,19 +460,31 @@ class _Container:
                         container=self._container[:12],
                         problem=str(error),
                     )
-                absent = True
+                absent, doubt = True, None
                 await deferLater(self._reactor, _RETRY_SECONDS)
                 continue
             absent = False
-            if answer is None or not _runs(answer):
-                self._end(f"container {self._container[:12]} ended")
-                return
-            if not self._rung:
-                self._bell = Deferred()
-                timer = self._reactor.callLater(_LOOK_SECONDS, self._ring)
-                try:
-                    await self._bell
-                finally:
-                    self._bell = None
-                    if timer.active():
-                        timer.cancel()
+            seconds = _LOOK_SECONDS
+            if answer is not None and _runs(answer):
+                doubt = None
+            else:
+                if doubt is None or doubt[0] != self._breaks:
+                    doubt = (self._breaks, self._reactor.seconds() + _DOUBT_SECONDS)
+                seconds = doubt[1] - self._reactor.seconds()
+                if answer is None or seconds <= 0 or not _comes_back(answer):
+                    self._end(f"container {self._container[:12]} ended")
+                    return
+            await self._wait(seconds)
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait until there is reason to look again, or for so long."""
+        if self._rung:
+            return
+        self._bell = Deferred()
+        timer = self._reactor.callLater(seconds, self._ring)
+        try:
+            await self._bell
+        finally:
+            self._bell = None
+            if timer.active():
+                timer.cancel()

@@ -16,6 +16,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from docker_tracker.cli.client import Client
 from tests.support.daemon import Daemon
 from tests.support.dockerd import IMAGE
 from tests.support.engine import DockerError, discard, docker, private_engine
@@ -199,6 +200,20 @@ class TrackingTests(SynchronousTestCase):
         self.beside("rm", "-f", first)
         self.wait_for(lambda: self.page() == [second])
         self.assertEqual(self.daemon.output().count("is not watched"), 1, self.daemon.output())
+
+    def test_engine_restarted_under_an_agent(self) -> None:
+        """A job that ends with a container goes on if that comes back with the engine, and ends when it is removed."""
+        agent = self.beside("run", "-d", "--restart=always", IMAGE, "sleep", "1000")
+        client = Client(self.daemon.directory / "run" / "control.sock")
+        client.call("POST", "/jobs", {"name": "tied", "ends": {"container": agent}})
+        for kill in (False, True):
+            self.engine.restart(kill)
+            self.wait_for(lambda: agent[:12] in self.beside("ps", "--quiet"))
+            # By then the end would have been told, if it had been seen: events keep their order.
+            self.through("run", "--rm", IMAGE, "true")
+            self.assertEqual(client.call("GET", "/jobs/tied")["state"], "open", self.daemon.output())
+        self.beside("rm", "-f", agent)
+        self.wait_for(lambda: client.call("GET", "/jobs/tied")["state"] == "gone")
 
     def test_tracker_killed(self) -> None:
         """After SIGKILL and a new start the job is the same, what is left is shown, and what went is gone."""
