@@ -78,9 +78,9 @@ class Daemon(Service):
         self._log_file = None if log_file is None else OpenFile(log_file)
         self._notifier = Notifier(reactor, environment)
         self._hub = Hub(reactor)
-        self._store = DescriptorStore(environment)
+        store = DescriptorStore(environment)
         self._sockets_directory = settings.run_dir / "jobs"
-        binder = Binder(settings, environment, self._store, (settings.run_dir, self._sockets_directory))
+        binder = Binder(settings, environment, store, (settings.run_dir, self._sockets_directory))
         self._doors = Doors(self._hub, settings, self, binder)
         self._control_socket: Bound | None = None
         self._binder = binder
@@ -178,7 +178,7 @@ class Daemon(Service):
         except TrackerError:
             self._close_at_once()
             raise
-        self._store.rest()
+        self._binder.sweep(self._sockets_directory)
         self._reactor.callWhenRunning(self._take_signals)
         Factory.noisy = False  # each connection to the engine would be two lines in the log
         super().startService()  # type: ignore[no-untyped-call]
@@ -200,7 +200,7 @@ class Daemon(Service):
             self._door.close()
         self._doors.unlisten()
         if self._control_socket is not None:
-            self._binder.unbind(self._control_socket, forget=True)
+            self._binder.unbind(self._control_socket, forget=self._control_socket.anew)
         if self._ledger is not None:
             self._ledger.close()
         self._unlock()

@@ -63,18 +63,27 @@ class DescriptorStore:
 
     def keep(self, name: str, inode: int, sock: socket.socket) -> bool:
         """Have a socket kept; return whether it was asked for."""
-        return self._send(f"FDSTORE=1\nFDNAME={_stored(name, inode)}", sock)
+        stored = _stored(name, inode)
+        if (
+            stored in self._passed
+        ):  # of a file that is gone, whose number is this one's now: both would be dropped later
+            self._release(stored)
+        return self._send(f"FDSTORE=1\nFDNAME={stored}", sock)
 
     def drop(self, name: str, inode: int) -> None:
         """Have a socket kept no more."""
         self._send(f"FDSTOREREMOVE=1\nFDNAME={_stored(name, inode)}", None)
 
-    def rest(self) -> None:
-        """Have nothing kept that nobody has taken: its job is over."""
-        for name, descriptor in self._passed.items():
-            os.close(descriptor)
-            self._send(f"FDSTOREREMOVE=1\nFDNAME={name}", None)
-        self._passed.clear()
+    def rest(self) -> set[int]:
+        """Have nothing kept that nobody has taken: its job is over. Return the inodes of the files."""
+        names = [*self._passed]
+        for name in names:
+            self._release(name)
+        return {int(number) for name in names if (number := name.rpartition("-")[2]).isdecimal()}
+
+    def _release(self, stored: str) -> None:
+        os.close(self._passed.pop(stored))
+        self._send(f"FDSTOREREMOVE=1\nFDNAME={stored}", None)
 
     def _send(self, message: str, sock: socket.socket | None) -> bool:
         if self._address is None:

@@ -33,7 +33,7 @@ from docker_tracker.proxy.dial import Dialler
 from docker_tracker.proxy.hub import Hub
 from docker_tracker.proxy.listener import Acceptor
 from docker_tracker.proxy.plan import Named, Plan
-from docker_tracker.proxy.sockets import listen_tcp, listen_unix, passed_socket, remove_unix
+from docker_tracker.proxy.sockets import listen_tcp, listen_unix, own_unix, passed_socket, remove_unix, sweep_unix
 from docker_tracker.proxy.tls import client_context, server_context
 from docker_tracker.sources import Found
 
@@ -81,6 +81,7 @@ class Binder:
     ) -> None:
         self._settings, self._environment, self._store = settings, environment, store
         self._made = (*made,)
+        self._inodes: set[int] = set()
 
     def bind(self, listener: Listener, name: str) -> Bound:
         """Bind one.
@@ -111,20 +112,38 @@ class Binder:
         :param forget: Whether it is not to be there after a restart: then nobody keeps it for us any more.
         """
         bound.sock.close()
-        if bound.inode is not None and (forget or not bound.stored):
+        if bound.inode is None:
+            return
+        self._inodes.discard(bound.inode)
+        if forget or not bound.stored:
             remove_unix(Path(bound.listener.path), bound.inode)
             if bound.stored:
                 self._store.drop(bound.stored, bound.inode)
+
+    def sweep(self, directory: Path) -> None:
+        """Give up what was kept over the restart and has not been bound, and remove files of sockets that are nobody's.
+
+        :param directory: Where they are looked for.
+        """
+        sweep_unix(directory, self._inodes, self._store.rest())
 
     def _unix(self, listener: Listener, name: str, where: str) -> Bound:
         path = Path(listener.path)
         inode = _inode(path)
         kept = None if inode is None else self._store.take(name, inode)
-        if kept is not None:
-            return Bound(listener, kept, None, inode, name, anew=False)
+        if inode is not None and kept is not None:
+            bound = Bound(listener, kept, None, inode, name, anew=False)
+            try:
+                own_unix(path, listener.mode, listener.user, listener.group, where)
+            except ConfigurationError:
+                self.unbind(bound, forget=False)
+                raise
+            self._inodes.add(inode)
+            return bound
         self._make_directory(path.parent, where)
         sock = listen_unix(path, listener.mode, listener.user, listener.group, where)
         inode = os.stat(path).st_ino
+        self._inodes.add(inode)
         return Bound(listener, sock, None, inode, name if self._store.keep(name, inode, sock) else "")
 
     def _check_passed(self, sock: socket.socket, where: str) -> None:
@@ -273,10 +292,10 @@ class Doors:
             raise
 
     def unlisten(self) -> None:
-        """Close the listeners of the configuration, if no door has them."""
+        """Close the listeners of the configuration, if no door has them; those of before a restart stay kept."""
         bound, self.listening = self.listening, []
         for each in bound:
-            self._binder.unbind(each, forget=True)
+            self._binder.unbind(each, forget=each.anew)
 
     def open(self, job: IJob) -> Door:
         """Accept a job's clients.

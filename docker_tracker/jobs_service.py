@@ -24,11 +24,11 @@ from docker_tracker.counts import Counts
 from docker_tracker.doors import Bound, Doors
 from docker_tracker.errors import EngineError, RefusedError, TrackerError
 from docker_tracker.interfaces import IEngine, IJob
-from docker_tracker.job import DEFAULT, JobState, ReapReport
+from docker_tracker.job import DEFAULT, ReapReport
 from docker_tracker.job_cgroup import JobCgroup
 from docker_tracker.job_record import Job
 from docker_tracker.private_state import Places, alive_elsewhere, is_private, sweep
-from docker_tracker.tracking.jobs import Door, Jobs
+from docker_tracker.tracking.jobs import MOST_PAST, Door, Jobs
 from docker_tracker.tracking.reaper import Reaper
 from docker_tracker.tracking.reconciler import Reconciler
 from docker_tracker.tracking.watcher import Watcher
@@ -207,7 +207,7 @@ class _Cgroups:
 
 async def _remember(jobs: Jobs, ledger: Ledger, cgroups: _Cgroups) -> None:
     """Take note of the jobs that were gone before this start."""
-    gone = [job for job in await ledger.jobs(everything=True) if job.state is JobState.GONE]
+    gone = await ledger.past_jobs(MOST_PAST)
     jobs.remember(gone)
     cgroups.sweep(gone)
 

@@ -66,11 +66,23 @@ class StoreTests(TestCase):
         name = f"{KEPT_DESCRIPTOR}x-1"
         descriptor = os.dup(self.listening.fileno())
         store = DescriptorStore(self.passed(name, descriptor), first=descriptor - 1)
-        store.rest()
+        self.assertEqual(store.rest(), {1})
         self.assertRaises(OSError, os.fstat, descriptor)
         self.assertEqual(self.received()[0], f"FDSTOREREMOVE=1\nFDNAME={name}")
-        store.rest()
+        self.assertEqual(store.rest(), set())
         self.assertRaises(BlockingIOError, self.manager.recv, 1)
+
+    def test_number_again(self) -> None:
+        """A file with the number of one that is gone: the old socket is given up first, as both have one name."""
+        DescriptorStore(self.environment).keep("x", 1, self.listening)
+        name = self.received()[0].rpartition("=")[2]
+        descriptor = os.dup(self.listening.fileno())
+        store = DescriptorStore(self.passed(name, descriptor), first=descriptor - 1)
+        store.keep("x", 1, self.listening)
+        self.assertRaises(OSError, os.fstat, descriptor)
+        self.assertEqual(self.received()[0], f"FDSTOREREMOVE=1\nFDNAME={name}")
+        self.assertEqual(self.received()[0], f"FDSTORE=1\nFDNAME={name}")
+        self.assertEqual(store.rest(), set())
 
     def test_of_no_use(self) -> None:
         """A descriptor that does not listen, or is no socket, is told of, closed, and not taken."""

@@ -52,8 +52,8 @@ class DoorsCase(SynchronousTestCase):
         self.hub = Hub(self.reactor)  # type: ignore[arg-type]  # what is used of a reactor
         self.addCleanup(self.hub.poller.close)
         self.store = DescriptorStore(self.environment, first=self.first if self.environment else 3)
-        binder = Binder(settings, self.environment, self.store, (settings.run_dir, settings.run_dir / "jobs"))
-        return Doors(self.hub, settings, FakeDaemon(settings=settings), binder)
+        self.binder = Binder(settings, self.environment, self.store, (settings.run_dir, settings.run_dir / "jobs"))
+        return Doors(self.hub, settings, FakeDaemon(settings=settings), self.binder)
 
     first = 3
 
@@ -257,6 +257,65 @@ class RestartTests(DoorsCase):
         again.close()
         self.assertFalse(Path(job.socket).exists())
         self.assertTrue(self.manager.recv(1000).startswith(b"FDSTOREREMOVE=1"))
+
+    def test_other_mode(self) -> None:
+        """A socket that was kept gets the mode that it is to have now."""
+        self.doors = self.make_doors()
+        self.open(self.job(mode=0o660)).close(forget=False)
+        self.kept()
+        self.doors = self.make_doors()
+        job = self.job(mode=0o600)
+        self.assertEqual(self.open(job).anew, [])
+        self.assertEqual(stat.S_IMODE(os.stat(job.socket).st_mode), 0o600)
+
+    def test_other_owner(self) -> None:
+        """A socket that was kept is not given to a group that there is not; the file stays, for the next start."""
+        self.doors = self.make_doors()
+        job = self.job()
+        self.open(job).close(forget=False)
+        self.kept()
+        self.doors = self.make_doors()
+        error = self.assertRaises(ConfigurationError, self.doors.open, self.job(group="no-such-group"))
+        self.assertIn("there is no group", str(error))
+        self.assertTrue(Path(job.socket).exists())
+
+    def test_listeners_of_a_failed_start(self) -> None:
+        """Where the start fails, sockets of before it stay kept, with their files; those bound anew go."""
+        path = self.directory / "run" / "docker.sock"
+        self.doors = self.make_doors()
+        self.doors.listen()
+        self.kept()
+        self.doors.listening[0].sock.close()
+        self.doors = self.make_doors()
+        self.doors.listen()
+        self.assertFalse(self.doors.listening[0].anew)
+        self.doors.unlisten()
+        self.assertTrue(path.exists())
+        self.assertRaises(BlockingIOError, self.manager.recv, 1)
+        self.environment = {}
+        self.doors = self.make_doors()
+        self.doors.listen()
+        self.doors.unlisten()
+        self.assertFalse(path.exists())
+
+    def test_sweep(self) -> None:
+        """Files of jobs' sockets at which nobody listens are removed, also if systemd has them open yet; no others."""
+        self.doors = self.make_doors()
+        self.open(self.job("left")).close(forget=False)
+        self.kept()
+        self.addCleanup(os.close, os.dup(self.first))
+        self.doors = self.make_doors()
+        self.open(self.job())
+        (self.jobs / "file").write_text("precious")
+        for name, backlog in (("stale", False), ("live", True)):
+            sock = socket.socket(socket.AF_UNIX)
+            self.addCleanup(sock.close)
+            sock.bind(str(self.jobs / name))
+            if backlog:
+                sock.listen()
+        self.binder.sweep(self.jobs)
+        self.assertEqual(sorted(os.listdir(self.jobs)), ["build.sock", "file", "live"])
+        self.binder.sweep(self.directory / "none")
 
     def test_replaced(self) -> None:
         """A socket whose file was replaced meanwhile is not taken: nobody could reach it."""

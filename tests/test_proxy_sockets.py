@@ -10,7 +10,7 @@ from pathlib import Path
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from docker_tracker.errors import ConfigurationError
-from docker_tracker.proxy.sockets import listen_tcp, listen_unix, passed_socket, remove_unix
+from docker_tracker.proxy.sockets import listen_tcp, listen_unix, own_unix, passed_socket, remove_unix
 from tests.support.short import short_directory
 
 
@@ -26,6 +26,24 @@ class UnixTests(SynchronousTestCase):
         sock = listen_unix(self.path, mode, user, group, "here")
         self.addCleanup(sock.close)
         return sock
+
+    def test_changed(self) -> None:
+        """A file that is there gets another mode and owner; what cannot be changed is an error."""
+        self.listen(0o660)
+        own_unix(self.path, 0o600, None, None, "here")
+        self.assertEqual(stat.S_IMODE(os.stat(self.path).st_mode), 0o600)
+        if os.geteuid() == 0:
+            own_unix(self.path, 0o620, "12345", "54321", "here")
+            status = os.stat(self.path)
+            self.assertEqual((status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)), (12345, 54321, 0o620))
+        own_unix(self.path, 0o660, None, None, "here")
+        status = os.stat(self.path)
+        self.assertEqual(
+            (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)), (os.geteuid(), os.getegid(), 0o660)
+        )
+        missing = self.directory / "missing"
+        error = self.assertRaises(ConfigurationError, own_unix, missing, 0o600, None, None, "here")
+        self.assertIn("cannot change the owner or mode", str(error))
 
     def test_mode(self) -> None:
         """The file has the mode that was asked for, whatever the umask is."""

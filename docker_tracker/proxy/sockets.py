@@ -9,7 +9,7 @@ import os
 import pwd
 import socket
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 from docker_tracker.errors import ConfigurationError
@@ -48,6 +48,44 @@ def listen_unix(path: Path, mode: int, user: str | None, group: str | None, wher
         sock.close()
         raise
     return sock
+
+
+def own_unix(path: Path, mode: int, user: str | None, group: str | None, where: str) -> None:
+    """Give a socket's file that an earlier process made the mode and the owner that it is to have now.
+
+    Its parameters are those of `listen_unix`.
+
+    :raises ConfigurationError: we may not, or the user is unknown.
+    """
+    owner, owning_group = _user(user, where), _group(group, where)
+    wanted = (os.geteuid() if owner == -1 else owner, os.getegid() if owning_group == -1 else owning_group)
+    try:
+        status = os.lstat(path)
+        if (status.st_uid, status.st_gid) != wanted:
+            os.chmod(path, mode & stat.S_IMODE(status.st_mode))  # in between it is open to nobody to whom it was not
+            os.chown(path, *wanted)
+        if stat.S_IMODE(os.lstat(path).st_mode) != mode:
+            os.chmod(path, mode)
+    except OSError as error:
+        raise ConfigurationError(where, f"cannot change the owner or mode of {path}: {error.strerror}") from error
+
+
+def sweep_unix(directory: Path, ours: Container[int], given_up: Container[int]) -> None:
+    """Remove the files of sockets at which nobody listens: their jobs ended, and nobody came to removing them.
+
+    :param ours: Inodes of files that are not even looked at.
+    :param given_up: Inodes of files whose sockets were given up just now: systemd may have them open for a moment yet.
+    """
+    if not directory.is_dir():
+        return
+    with _locked(directory):
+        for entry in list(os.scandir(directory)):
+            with contextlib.suppress(OSError):  # what cannot be looked at stays: it is in nobody's way
+                status = entry.stat(follow_symlinks=False)
+                if not stat.S_ISSOCK(status.st_mode) or status.st_ino in ours:
+                    continue
+                if status.st_ino in given_up or _is_stale(entry.path):
+                    os.unlink(entry.path)
 
 
 def remove_unix(path: Path, inode: int) -> None:
@@ -122,16 +160,22 @@ def _clear_stale(path: Path, where: str) -> None:
         return
     if not stat.S_ISSOCK(status.st_mode):
         raise ConfigurationError(where, f"{path} exists and is no socket; move it away")
+    if not _is_stale(str(path)):
+        raise ConfigurationError(where, f"somebody listens on unix://{path} already")
+    os.unlink(path)
+
+
+def _is_stale(path: str) -> bool:
+    """Whether nobody listens on a socket that stands at a path."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
-            probe.connect(str(path))
+            probe.connect(path)
         except ConnectionRefusedError:
-            os.unlink(path)
-            return
+            return True
         except BlockingIOError:
             pass  # its backlog is full: somebody listens
-    raise ConfigurationError(where, f"somebody listens on unix://{path} already")
+    return False
 
 
 @contextlib.contextmanager

@@ -39,14 +39,16 @@ print(answer.decode())
 """
 
 
-class _Case(SynchronousTestCase):
+class NestedCase(SynchronousTestCase):
+    """One daemon that gives containers their jobs' sockets."""
+
     options: tuple[str, ...] = ()
     configuration = ""
 
     def setUp(self) -> None:
         self.engine = engine_address()
         interceptors = f"--interceptors={INTERCEPTORS}"
-        self.daemon = Daemon(f"--engine={self.engine}", interceptors, *self.options)
+        self.daemon = self.new_daemon(f"--engine={self.engine}", interceptors, *self.options)
         self.addCleanup(self.daemon.discard)
         self.addCleanup(self.clean)
         self.daemon.command.append(f"--listen={self.daemon.address}")
@@ -56,6 +58,10 @@ class _Case(SynchronousTestCase):
             self.daemon.command.append(f"--config={file}")
         self.daemon.start()
         self.daemon.wait_for_socket()
+
+    def new_daemon(self, *options: str) -> Daemon:
+        """Return the daemon to test, not yet started."""
+        return Daemon(*options)
 
     def clean(self) -> None:
         """Remove what the daemon made, by its labels."""
@@ -107,7 +113,7 @@ class _Case(SynchronousTestCase):
         return self.through(job, *line)
 
 
-class NestedSocketTests(_Case):
+class NestedSocketTests(NestedCase):
     def test_default_job(self) -> None:
         """What a container makes through the mounted socket is recorded as its job's."""
         made = self.nested(None, SOCKET, "create", IMAGE, "true")
@@ -170,7 +176,7 @@ class NestedSocketTests(_Case):
             self.assertIn("may not be mounted", str(error))
 
 
-class BindPathTests(_Case):
+class BindPathTests(NestedCase):
     def test_agent(self) -> None:
         """A job that is tied to a container mounts what that container sees."""
         with tempfile.TemporaryDirectory(prefix="dt-") as directory:
@@ -196,7 +202,7 @@ class BindPathTests(_Case):
             self.assertEqual(mount["Source"], job["socket"])
 
 
-class CallerTests(_Case):
+class CallerTests(NestedCase):
     options = ("--cgroup-parent=caller", f"--interceptors={INTERCEPTORS},cgroup-parent")
 
     def test_container(self) -> None:
@@ -231,7 +237,7 @@ class CallerTests(_Case):
         self.assertIn("connect by a unix socket", str(error))
 
 
-class AttributionTests(_Case):
+class AttributionTests(NestedCase):
     configuration = '[[attribute]]\njob = "ci-{value}"\nenvironment = "CI_JOB_ID"\n'
 
     def made(self, **environment: str) -> str:
@@ -257,7 +263,7 @@ class AttributionTests(_Case):
         self.assertEqual({self.made(CI_JOB_ID="5")}, others)
 
 
-class OwnCgroupTests(_Case):
+class OwnCgroupTests(NestedCase):
     def test_life(self) -> None:
         """A job's containers are in its own cgroup, in every hierarchy, and nothing of that is left when it ends."""
         info = json.loads(docker("info", "--format={{json .}}", address=self.engine).stdout)
