@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import random
+import sys
 import tarfile
 import time
 from collections.abc import Callable, Sequence
@@ -241,6 +242,19 @@ def main(socket_path: str, prefix: str, acts: Sequence[str], answers: str, stay:
     Path(f"{answers}.done").touch()
     while stay:
         time.sleep(60)
+
+
+def run(control: str, job: str, *arguments: Any) -> None:
+    """Be ``docker-tracker run`` with a client as its command.
+
+    :param control: The control socket's address.
+    :param arguments: Of `main`.
+    """
+    from docker_tracker.cli.main import main as command_line
+
+    code = f"from tests.torture import client; client.main(*{arguments!r})"
+    sys.argv = ["docker-tracker", "--control", control, "run", "--job", job, "--", sys.executable, "-c", code]
+    command_line()
 
 
 def _is_there(socket_path: str) -> bool:

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 # Everything that a hooked daemon imports; none of them may import the reactor, which must be made after the fork.
 _PRELOADED = (
+    "docker_tracker.cli.main",
     "docker_tracker.control.door",
     "docker_tracker.daemon",
     "docker_tracker.jobs_service",

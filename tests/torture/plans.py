@@ -10,7 +10,7 @@ import attrs
 from tests.torture import client, steps
 
 #: How the victim's job comes to its end.
-ENDINGS: Final = ("api", "process", "lease", "client killed")
+ENDINGS: Final = ("api", "process", "lease", "client killed", "run")
 
 _ANYWHERE: Final = (
     steps.KILL_TRACKER,
@@ -93,12 +93,18 @@ def make(seed: int, swarm: bool, step: str | None = None, deed: str | None = Non
     needed = _NEEDED.get(chosen.partition(":")[0], "long")
     if needed not in acts:
         acts.insert(choice.randint(0, len(acts)), needed)
+    ending = choice.choice(ENDINGS)
+    chosen_deed = deed or choice.choice(deeds)
+    if ending == "run" and phase not in ("make", "end", "reconcile"):
+        ending = "api"  # it needs a tracker that is there
+    if ending == "run" and chosen_deed == steps.KILL_CLIENT:
+        chosen_deed = steps.KILL_RUN
     return Plan(
         seed=seed,
         step=chosen,
         nth=nth,
-        deed=deed or choice.choice(deeds),
+        deed=chosen_deed,
         seconds=choice.choice((0.0, 0.05, 0.3, 1.0)),
-        ending=choice.choice(ENDINGS),
+        ending=ending,
         acts=tuple(acts),
     )

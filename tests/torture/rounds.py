@@ -143,15 +143,20 @@ class Round:
         answers = self._directory / "answers"
         stays = plan.ending in ("process", "client killed")
         socket_path = self._directory / "run" / "jobs" / f"{name}.sock"
-        arguments = (str(socket_path), self._prefix, plan.acts, str(answers), stays)
+        arguments: tuple[Any, ...] = (str(socket_path), self._prefix, plan.acts, str(answers), stays)
         if plan.phase == "job":
             self._arm()
-        self._client = self._nursery.start("tests.torture.client:main", *arguments, log=self._log)
+        if plan.ending == "run":
+            if plan.phase == "make":
+                self._arm()
+            arguments = (f"unix://{self._control}", name, *arguments)
+        function = "tests.torture.client:run" if plan.ending == "run" else "tests.torture.client:main"
+        self._client = self._nursery.start(function, *arguments, log=self._log)
         endings: dict[str, dict[str, Any]] = {"process": {"process": self._client.pid}, "lease": {"lease": 0.3}}
         ends = endings.get(plan.ending, {})
-        if plan.phase == "make":
+        if plan.phase == "make" and plan.ending != "run":
             self._arm()  # its client begins when the job's socket is there
-        job = self._start_job(name, ends)
+        job = self._find_job(name) if plan.ending == "run" else self._start_job(name, ends)
         if plan.ending == "lease":
             self._hold(job["id"])
         self._wait_for(lambda: Path(f"{answers}.done").exists() or not self._is_alive(self._client), "the client's end")
@@ -276,7 +281,7 @@ class Round:
 
     def _carry_out(self, deed: str) -> Callable[[], None] | None:
         """Do what a hook asks for; what is returned is done when the tracker goes on."""
-        if deed == steps.KILL_CLIENT:
+        if deed in (steps.KILL_CLIENT, steps.KILL_RUN):
             assert self._client is not None
             self._client.kill()
             self._client.wait(10)
@@ -305,6 +310,18 @@ class Round:
             time.sleep(0.05)
         raise Failure(f"the job {name} cannot be made: {status} {answer}")
 
+    def _find_job(self, name: str) -> dict[str, Any]:
+        """Give the job that ``run`` made."""
+        found: list[dict[str, Any]] = []
+
+        def is_there() -> bool:
+            status, jobs = self.call("GET", "/jobs?all=1")
+            found.extend(job for job in jobs if status == 200 and job["name"] == name)
+            return bool(found)
+
+        self._wait_for(is_there, "the job of run")
+        return found[0]
+
     def _hold(self, job_id: str) -> None:
         """Hold the job's lease, until the tracker dies or we let it go: then its grace begins."""
         self._lease = socket.socket(socket.AF_UNIX)
@@ -329,7 +346,7 @@ class Round:
             status, job = self.call("GET", f"/jobs/{job_id}")
             if status == 404 or (status == 200 and job["state"] in _OVER):
                 return True
-            by_itself = plan.ending in ("process", "lease") and time.monotonic() - began < 10
+            by_itself = plan.ending in ("process", "lease", "run") and time.monotonic() - began < 10
             if status == 200 and job["state"] == "open" and not by_itself:
                 self.call("POST", f"/jobs/{job_id}/end", {"reason": "the round's end", "failed": False})
             return False
