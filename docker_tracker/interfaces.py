@@ -19,7 +19,7 @@ must return at once.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zope.interface import Attribute, Interface
@@ -220,7 +220,13 @@ class ILedger(Interface):
         """Return the job of that name that did not end; make it if there is none."""
 
     def jobs(everything: bool = False) -> Deferred[list[IJob]]:
-        """Return the jobs that are not gone (``everything``: those, too), oldest first."""
+        """Return the jobs that are not gone (``everything``: those, too: there may be very many), oldest first."""
+
+    def some_jobs(job_ids: Collection[str]) -> Deferred[list[IJob]]:
+        """Return the jobs of these IDs, as far as they are known, gone or not."""
+
+    def past_jobs(most: int) -> Deferred[list[IJob]]:
+        """Return at most so many jobs that are gone: those that ended last, oldest first."""
 
     def make_job(request: JobRequest, owner: int | None, socket: str) -> Deferred[IJob]:
         """Write down a new job, open, with a random ID.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -173,6 +173,14 @@ class FakeLedger:
     def jobs(self, everything: bool = False) -> Deferred[list[IJob]]:
         """See `ILedger.jobs`."""
         return self._answer(lambda: [job for job in self.known_jobs if everything or job.state is not JobState.GONE])
+
+    def some_jobs(self, job_ids: Collection[str]) -> Deferred[list[IJob]]:
+        """See `ILedger.some_jobs`."""
+        return self._answer(lambda: [job for job in self.known_jobs if job.id in job_ids])
+
+    def past_jobs(self, most: int) -> Deferred[list[IJob]]:
+        """See `ILedger.past_jobs`; the order is that in which they were made."""
+        return self._answer(lambda: [job for job in self.known_jobs if job.state is JobState.GONE][-most:])
 
     def make_job(self, request: JobRequest, owner: int | None, socket: str) -> Deferred[IJob]:
         """See `ILedger.make_job`; the first job's ID is ``1`` and 31 noughts before it."""

@@ -17,6 +17,7 @@ from docker_tracker.exchange import Answer, Exchange, Outcome, Peer, Stage
 from docker_tracker.http1.head import RequestHead
 from docker_tracker.interceptor import Interceptor, Plugin
 from docker_tracker.interfaces import IDaemon, IEngine, IJob, ILedger
+from docker_tracker.job import JobRequest, JobState
 from docker_tracker.plugins.labels import labels
 from docker_tracker.plugins.recorder import recorder
 from docker_tracker.proxy.plan import Named
@@ -177,6 +178,14 @@ class FakeTests(SynchronousTestCase):
         self.successResultOf(ledger.gone([]))
         self.successResultOf(ledger.prune())
         self.assertEqual(self.successResultOf(ledger.resources()), [])
+
+    def test_jobs_of_a_ledger(self) -> None:
+        """Jobs that were made can be read by their IDs, and those that are gone by themselves."""
+        ledger = FakeLedger()
+        first, second = (self.successResultOf(ledger.make_job(JobRequest(name=name), None, "")) for name in "ab")
+        first = self.successResultOf(ledger.set_job(first.id, JobState.GONE))
+        self.assertEqual(self.successResultOf(ledger.some_jobs([second.id, "x"])), [second])
+        self.assertEqual(self.successResultOf(ledger.past_jobs(9)), [first])
 
     def test_broken_ledger(self) -> None:
         """A ledger that is to fail fails."""

@@ -549,6 +549,17 @@ class LifeTests(LedgerCase):
         everything = {found.id for found in self.successResultOf(self.ledger.jobs(everything=True))}
         self.assertEqual(everything, {self.job(), other.id, job.id})
 
+    def test_some(self) -> None:
+        """Jobs can be read by their IDs, whatever their state, and those that are gone by how long that is ago."""
+        first, second, third = (self.made(name=name) for name in ("a", "b", "c"))
+        for job in (second, first):
+            self.set(job, "gone")
+            self.clock.advance(1)
+        some = self.successResultOf(self.ledger.some_jobs({third.id, first.id, "0" * 32}))
+        self.assertEqual({job.id: job.state.value for job in some}, {third.id: "open", first.id: "gone"})
+        past = [[job.name for job in self.successResultOf(self.ledger.past_jobs(most))] for most in (0, 1, 9)]
+        self.assertEqual(past, [[], ["a"], ["b", "a"]])
+
     def test_restored(self) -> None:
         """A job that only labels tell of has failed; one that is known stays as it is."""
         job = self.made()

@@ -121,6 +121,15 @@ class FindTests(ReconcileCase):
         self.assertEqual((resource.name, job.name, job.state), ("web", "web", JobState.GONE))
         self.assertEqual((job.created, intent), (START - 50, None))
 
+    def test_inherited(self) -> None:
+        """A container that has an unknown job's labels from its image is anybody's, and stays."""
+        image = self.engine.add("image", "app:1", self.unknown())
+        self.old("container", "strangers", self.unknown(), created=START - 50, Image=image)
+        self.assertEqual(self.once().items, ())
+        self.old("volume", "v", self.unknown(), created=START - 40)
+        self.assertEqual(self.outcomes(self.once()), {"v": "removed"})
+        self.assertEqual(self.all_names(), {"app:1", "strangers"})
+
     def test_unknown_name(self) -> None:
         """A job whose name no label tells gets one."""
         self.old("volume", "v", self.unknown(name=""), created=START - 40)

@@ -120,6 +120,14 @@ def listed(database: sqlite3.Connection, everything: bool) -> list[IJob]:
     return [_job(row) for row in database.execute(f"SELECT {_COLUMNS} FROM jobs WHERE {where} ORDER BY created, id")]
 
 
+def past(database: sqlite3.Connection, most: int) -> list[IJob]:
+    """Return at most so many jobs that are gone: those that ended last, oldest first."""
+    rows = database.execute(
+        f"SELECT {_COLUMNS} FROM jobs WHERE state = 'gone' ORDER BY ended DESC, id LIMIT ?", (most,)
+    ).fetchall()
+    return [_job(row) for row in reversed(rows)]
+
+
 def change(
     database: sqlite3.Connection,
     job_id: str,

@@ -30,7 +30,7 @@ from docker_tracker.tracking.ends import EndWatch, IEndReactor, resolve
 from docker_tracker.tracking.life import Course, Life, make_life
 
 _LONGEST_PATH: Final = 107  # bytes: sockaddr_un of unix(7) has 108, with a zero at the end
-_MOST_PAST: Final = 10_000  # jobs that are over and still known by name
+MOST_PAST: Final = 1000  # jobs that are over and still known by name; each with its last report
 _RETRY_SECONDS: Final = 5.0  # after the ledger could not be written
 _GOOD: Final = range(200, 300)
 _POLL_SECONDS: Final = 0.05  # while clients of a job that ended are waited for
@@ -449,7 +449,7 @@ class Jobs:
     def _remember(self, job: IJob) -> None:
         self._past.pop(job.id, None)
         self._past[job.id] = job
-        while len(self._past) > _MOST_PAST:
+        while len(self._past) > MOST_PAST:
             del self._past[next(iter(self._past))]
 
     def _go(self, work: Coroutine[Any, Any, None], job: IJob | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -167,6 +167,17 @@ class Ledger:
     def jobs(self, everything: bool = False) -> Deferred[list[IJob]]:
         """Return the jobs that are not gone, or all, oldest first."""
         return self._database.run(lambda database: job_table.listed(database, everything))
+
+    def some_jobs(self, job_ids: Collection[str]) -> Deferred[list[IJob]]:
+        """Return the jobs of these IDs, as far as they are known."""
+        found = (*job_ids,)
+        return self._database.run(
+            lambda database: [job for each in found if (job := job_table.get(database, each)) is not None]
+        )
+
+    def past_jobs(self, most: int) -> Deferred[list[IJob]]:
+        """Return at most so many jobs that are gone: those that ended last, oldest first."""
+        return self._database.run(lambda database: job_table.past(database, most))
 
     def make_job(self, request: JobRequest, owner: int | None, socket: str) -> Deferred[IJob]:
         """Write down a new job; fail with `RefusedError` (409) if one of that name has not ended."""

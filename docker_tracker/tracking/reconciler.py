@@ -34,7 +34,7 @@ from docker_tracker.job import DEFAULT, JobRequest, JobState, ReapItem, ReapRepo
 from docker_tracker.job_record import Job
 from docker_tracker.job_settings import ReconcileSettings
 from docker_tracker.records import Relation, Resource
-from docker_tracker.tracking.lists import LABELLED, LISTED, Lists, mark_gone
+from docker_tracker.tracking.lists import LABELLED, LISTED, Lists, is_inherited, mark_gone
 from docker_tracker.tracking.reaper import Reaper, together
 from docker_tracker.tracking.removal import Thing
 
@@ -201,7 +201,8 @@ class Reconciler(Service):
             known = await self._ledger.resources()
         traces = await self._traces(instances, known)
         # Jobs are asked for after things: whatever was seen then, its job was there before it.
-        jobs = {job.id: job for job in await self._ledger.jobs(everything=True)}
+        # Not all that there ever were: there may be very many, and meanwhile nobody else is served by the ledger.
+        jobs = {job.id: job for job in (*await self._ledger.some_jobs(traces), *await self._ledger.jobs())}
         live = {job.id for job in jobs.values() if job.state in _LIVE}.union(self._open_jobs())
         begun = next((job.created for job in jobs.values() if job.name == DEFAULT and job.ended is None), 0.0)
         wanted = []
@@ -213,6 +214,9 @@ class Reconciler(Service):
             if (job.name if job else trace.name) == DEFAULT:
                 reason = f"the job default has no end: reap {job_id} to remove it"
             if job is None:
+                await self._leave_inherited(job_id, trace)
+                if not trace.things:
+                    continue
                 if self._is_a_twins(trace, begun, adopt):
                     self._complain_of_twin(job_id, trace, items)
                     continue
@@ -251,6 +255,14 @@ class Reconciler(Service):
             if resource.relation is Relation.MADE and resource.kind != "exec":
                 traces.setdefault(resource.job_id, _Traces())
         return traces
+
+    async def _leave_inherited(self, job_id: str, trace: _Traces) -> None:
+        """Take out containers that can have the job's label from their image: whose they are nobody knows."""
+        things = []
+        for kind, seen in trace.things:
+            if kind != "container" or not await self._within(is_inherited(self._engine, seen.image, job_id)):
+                things.append((kind, seen))
+        trace.things = things
 
     def _is_a_twins(self, trace: _Traces, begun: float, adopt: str) -> bool:
         """Whether a job that the ledger does not know must be somebody else's who has our ID.
