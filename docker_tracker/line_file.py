@@ -93,7 +93,9 @@ class LineFile:
             self._fail(error.strerror or str(error))
 
     def reopen(self) -> None:
-        """Go on in a new file, if the old one was moved away."""
+        """Go on in a new file, if the old one was moved away; a file that nobody has written to is left alone."""
+        if self._descriptor is None and not self._lines and not self.problem:
+            return  # above all one that was closed: nobody would close it again
         self.flush()
         self._close()
         self.flush()

@@ -109,6 +109,15 @@ class WriteTests(Case):
         self.assertEqual((self.clock.getDelayedCalls(), len(os.listdir("/proc/self/fd"))), ([], before))
         file.close()
 
+    def test_reopen_closed(self) -> None:
+        """A file that is closed is not opened again."""
+        before = len(os.listdir("/proc/self/fd"))
+        file = self.file()
+        file.write(b"one\n")
+        file.close()
+        file.reopen()
+        self.assertEqual((self.clock.getDelayedCalls(), len(os.listdir("/proc/self/fd"))), ([], before))
+
     def test_reopen(self) -> None:
         """After the file was moved away: what was kept goes to the old one, what comes to a new one."""
         file = self.file()
