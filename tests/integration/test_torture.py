@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -20,18 +21,26 @@ _ROUNDS = 300  # on the fake engine, half of them in each of two processes
 _SECONDS = 900
 
 
-def _start(*options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.torture", "--quiet", *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
-
-
 class TortureTests(SynchronousTestCase):
     """Each run has seeds of its own, which it prints."""
+
+    def start(self, *options: str) -> subprocess.Popen[str]:
+        """Start a run, which ends with the test, however that ends."""
+        command = [sys.executable, "-m", "tests.torture", "--quiet", *options]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+
+        def end() -> None:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)  # so that it takes its engine down
+                process.communicate(timeout=60)
+
+        self.addCleanup(end)
+        return process
 
     def test_fake_engine(self) -> None:
         """Random rounds on an engine that is made up."""
         seed = int(time.time())
-        running = [_start(f"--seed={seed + number * 1_000_000}", f"--rounds={_ROUNDS // 2}") for number in range(2)]
+        running = [self.start(f"--seed={seed + number * 1_000_000}", f"--rounds={_ROUNDS // 2}") for number in range(2)]
         for process in running:
             output = process.communicate(timeout=_SECONDS)[0]
             self.assertEqual(process.returncode, 0, output)
@@ -42,7 +51,7 @@ class TortureTests(SynchronousTestCase):
         if why_impossible() is not None:
             require_program("dockerd", "docker.io")
         self.assertGreaterEqual(len(steps.STEPS), 60)
-        process = _start("--engine=real", "--every-step")
+        process = self.start("--engine=real", "--every-step")
         output = process.communicate(timeout=_SECONDS)[0]
         self.assertEqual(process.returncode, 0, output)
         self.assertIn(f"0 failed; {len(steps.STEPS)} of {len(steps.STEPS)} steps hit", output)
