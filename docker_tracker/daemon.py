@@ -101,7 +101,9 @@ class Daemon(Service):
 
             limits = self.settings.limits
             keeping = Keeping(seconds=limits.ledger_days * 86400, most=limits.ledger_rows)
-            self._ledger = Ledger(self.settings.state_dir / "ledger.sqlite", self._reactor.callFromThread, keeping)
+            self._ledger = Ledger(
+                self.settings.state_dir / "ledger.sqlite", self._reactor.callFromThread, keeping, counts=self.counts
+            )
         return self._ledger
 
     @property

@@ -340,7 +340,10 @@ class Doors:
             names.insert(names.index(_RECORDER), _NESTED_SOCKET)
         changed = attrs.evolve(settings, interceptors=tuple(names), interceptor_sections=sections)
         try:
-            return Plan(Named(chosen.plugin.name, make(chosen, job, self._daemon)) for chosen in choose(changed))
+            counts = self._daemon.counts
+            return Plan(
+                Named(chosen.plugin.name, make(chosen, job, self._daemon), counts) for chosen in choose(changed)
+            )
         except ConfigurationError as error:
             if job.name == DEFAULT:
                 raise

@@ -53,7 +53,8 @@ class DoorsCase(SynchronousTestCase):
         self.addCleanup(self.hub.poller.close)
         self.store = DescriptorStore(self.environment, first=self.first if self.environment else 3)
         self.binder = Binder(settings, self.environment, self.store, (settings.run_dir, settings.run_dir / "jobs"))
-        return Doors(self.hub, settings, FakeDaemon(settings=settings), self.binder)
+        self.daemon = FakeDaemon(settings=settings)
+        return Doors(self.hub, settings, self.daemon, self.binder)
 
     first = 3
 
@@ -148,6 +149,11 @@ class JobTests(DoorsCase):
 
 class PlanTests(DoorsCase):
     """Interceptors of jobs."""
+
+    def test_counted(self) -> None:
+        """All of them count what fails with the daemon's counts."""
+        for named in self.doors.plan(self.job()).interceptors:
+            self.assertIs(named.counts, self.daemon.counts)
 
     def names(self, job: IJob) -> list[str]:
         return [named.name for named in self.doors.plan(job).interceptors]

@@ -12,6 +12,7 @@ from zope.interface import implementer
 
 from docker_tracker.builds import BuildEdit, BuildOutcome, BuildRequest
 from docker_tracker.config import Limits
+from docker_tracker.counts import Counts
 from docker_tracker.engine.document import Document
 from docker_tracker.engine.operation import Operation
 from docker_tracker.errors import RefusedError
@@ -471,11 +472,27 @@ class FailureTests(SynchronousTestCase):
             self.assertEqual(recording.outcomes, [Outcome.COMPLETED])
             self.flushLoggedErrors(RuntimeError)
 
+    def test_counted(self) -> None:
+        """Hooks that raise are counted; a guard that refuses, and an exchange whose client leaves, are not."""
+        counts = Counts()
+        for closed, error in ((True, RuntimeError("oops")), (False, RuntimeError("oops")), (True, RefusedError("no"))):
+            for hook in ("started", "request_json", "response_head 201"):
+                wires = Wires(Named("one", Recording(fail_closed=closed, does={hook: raising(error)}), counts))
+                wires.client.sends(create())
+                if wires.dialler.wires:
+                    wires.engine.sends(CREATED)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 6)
+        wires = Wires(Named("one", Recording(does={"request_json": lambda *_: Deferred()}), counts))
+        wires.client.sends(create())
+        wires.client.leaves()
+        self.assertEqual(counts.interceptor_errors, {"one": 6})
+
     def test_late_guard(self) -> None:
         """One that takes too long has failed."""
-        for closed in (True, False):
+        counts = Counts()
+        for number, closed in enumerate((True, False), 1):
             recording = Recording(fail_closed=closed, does={"request_json": lambda *_: Deferred()})
-            wires = Wires(Named("one", recording), limits=Limits(interceptor_seconds=5))
+            wires = Wires(Named("one", recording, counts), limits=Limits(interceptor_seconds=5))
             wires.client.sends(create())
             wires.clock.advance(5)
             if closed:
@@ -483,6 +500,7 @@ class FailureTests(SynchronousTestCase):
             else:
                 self.assertEqual(wires.engine.received, create())
             self.flushLoggedErrors()
+            self.assertEqual(counts.interceptor_errors["one"], number)
 
     def test_client_leaves_meanwhile(self) -> None:
         """What was not forwarded is not forwarded; what was saved is saved."""

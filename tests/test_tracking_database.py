@@ -17,6 +17,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from docker_tracker.counts import Counts
 from docker_tracker.errors import LedgerError
 from docker_tracker.tracking.database import Database
 
@@ -105,8 +106,9 @@ class SynchronousTests(DatabaseCase):
         self.assertEqual(self.successResultOf(database.run(numbers)), [])
 
     def test_full_disk(self) -> None:
-        """A full disk is an error for each call, and is over when there is room again."""
-        database = self.opened()
+        """A full disk is an error for each call, which is counted, and is over when there is room again."""
+        counts = Counts()
+        database = self.opened(counts=counts)
         pages = self.successResultOf(database.run(lambda c: c.execute("PRAGMA page_count").fetchone()[0]))
         self.successResultOf(database.run(lambda c: c.execute(f"PRAGMA max_page_count={pages}").fetchone()))
 
@@ -115,6 +117,7 @@ class SynchronousTests(DatabaseCase):
                 insert(number)(connection)
 
         self.assertIn("full", self.failureResultOf(database.run(large), LedgerError).value.problem)
+        self.assertEqual(counts.ledger_errors, 1)
         self.successResultOf(database.run(lambda c: c.execute("PRAGMA max_page_count=100000").fetchone()))
         self.successResultOf(database.run(large))
 
@@ -258,19 +261,23 @@ class ThreadTests(DatabaseCase):
         self.assertEqual(self.successResultOf(read), [1, 2, 3])
 
     def test_defect(self) -> None:
-        """A defect in a piece of work goes to whoever asked, and the thread lives on."""
-        database = self.started()
+        """A defect in a piece of work goes to whoever asked, and the thread lives on; it is no fault of the ledger."""
+        counts = Counts()
+        database = self.started(counts=counts)
         broken = database.run(lambda _: 1 // 0)
         self.calls.run_until(broken)
         self.failureResultOf(broken, ZeroDivisionError)
+        self.assertEqual(counts.ledger_errors, 0)
         self.calls.run_until(database.run(insert(1)))
 
     def test_bounded(self) -> None:
         """A disk that does not answer does not eat the memory."""
-        database = self.started(most_waiting=3)
+        counts = Counts()
+        database = self.started(most_waiting=3, counts=counts)
         free = self.held(database)
         answers = [database.run(insert(number)) for number in range(4)]
         self.assertIn("too slow", self.failureResultOf(answers[3], LedgerError).value.problem)
+        self.assertEqual(counts.ledger_errors, 1)
         free.set()
         self.calls.run_until(answers[2])
 

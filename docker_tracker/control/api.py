@@ -254,8 +254,7 @@ class Api:
         seen = await self._probe.ask()
         try:
             resources = await self._ledger.resources()
-        except TrackerError:
-            self._counts.ledger_errors += 1
+        except TrackerError:  # it has been counted
             resources = None
         scrape = Scrape(
             counts=self._counts,

@@ -21,9 +21,10 @@ T = TypeVar("T")
 
 
 def _failed(named: Named, exchange: Exchange, error: Exception) -> RefusedError | None:
-    """Log a failure once; return the refusal if the interceptor guards, else None: the exchange goes on."""
+    """Log and count a failure once; return the refusal if the interceptor guards, else None: the exchange goes on."""
     if isinstance(error, RefusedError) and named.interceptor.fail_closed:
         return attrs.evolve(error, by=named.name)
+    named.counts.interceptor_errors[named.name] += 1
     if isinstance(error, TrackerError):
         log.error(
             "interceptor {name}, exchange {exchange}: {error}", name=named.name, exchange=exchange.id, error=error

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import attrs
 
+from docker_tracker.counts import Counts
 from docker_tracker.engine.catalogue import OPERATIONS, UNKNOWN
 from docker_tracker.engine.operation import Operation, RequestBody, ResponseBody
 from docker_tracker.exchange import Stage
@@ -14,10 +15,14 @@ from docker_tracker.interfaces import IInterceptor
 
 @attrs.frozen
 class Named:
-    """An interceptor with the name that the configuration gives it."""
+    """An interceptor with the name that the configuration gives it.
+
+    :ivar counts: Where it is counted that it failed.
+    """
 
     name: str
     interceptor: IInterceptor
+    counts: Counts = attrs.field(factory=Counts, eq=False, repr=False)
 
 
 @attrs.frozen

@@ -22,6 +22,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from docker_tracker.counts import Counts
 from docker_tracker.errors import LedgerError
 
 T = TypeVar("T")
@@ -56,12 +57,19 @@ class Database:
     :param migrations: The schema.
     :param call_from_thread: `reactor.callFromThread`. None: no thread, each call is done when it returns (tests).
     :param most_waiting: How many calls may wait before further ones are refused.
+    :param counts: Where calls that failed are counted.
     """
 
     def __init__(
-        self, path: Path, migrations: Migrations, call_from_thread: CallFromThread | None, most_waiting: int = 10_000
+        self,
+        path: Path,
+        migrations: Migrations,
+        call_from_thread: CallFromThread | None,
+        most_waiting: int = 10_000,
+        counts: Counts | None = None,
     ) -> None:
         self.path = path
+        self._counts = counts or Counts()
         self._migrations = migrations
         self._call_from_thread = call_from_thread
         self._most_waiting = most_waiting
@@ -145,11 +153,12 @@ class Database:
         """
         answer: Deferred[T] = Deferred()
         if not self._taking or self._connection is None:
-            answer.errback(self._error("is closed"))
+            self._answer([(answer, Failure(self._error("is closed")))])  # type: ignore[no-untyped-call]
         elif self._thread is None:
             self._answer(self._do(self._connection, [_Request(work, answer)]))
         elif self._queue.qsize() >= self._most_waiting:
-            answer.errback(self._error(f"the disk is too slow: {self._most_waiting} calls are waiting"))
+            error = self._error(f"the disk is too slow: {self._most_waiting} calls are waiting")
+            self._answer([(answer, Failure(error))])  # type: ignore[no-untyped-call]
         else:
             self._queue.put(_Request(work, answer))
         return answer
@@ -229,10 +238,10 @@ class Database:
                 connection.execute("ROLLBACK")
         return results
 
-    @staticmethod
-    def _answer(answers: Iterable[_Answer]) -> None:
+    def _answer(self, answers: Iterable[_Answer]) -> None:
         for deferred, result in answers:
             if isinstance(result, Failure):
+                self._counts.ledger_errors += isinstance(result.value, LedgerError)
                 deferred.errback(result)
             else:
                 deferred.callback(result)

@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from docker_tracker.counts import Counts
 from docker_tracker.engine.reference import familiar
 from docker_tracker.errors import LedgerError, RefusedError
 from docker_tracker.interfaces import IJob, ILedger
@@ -97,6 +98,7 @@ class Ledger:
     :param call_from_thread: `reactor.callFromThread`, or None: everything in the caller's thread (tests).
     :param keeping: Limits on what is over.
     :param now: Seconds since the epoch.
+    :param counts: Where calls that failed are counted.
     """
 
     log = Logger()
@@ -107,8 +109,9 @@ class Ledger:
         call_from_thread: CallFromThread | None,
         keeping: Keeping | None = None,
         now: Callable[[], float] = time.time,
+        counts: Counts | None = None,
     ) -> None:
-        self._database = Database(path, MIGRATIONS, call_from_thread)
+        self._database = Database(path, MIGRATIONS, call_from_thread, counts=counts)
         self._path = path
         self._keeping = keeping or Keeping()
         self._now = now
