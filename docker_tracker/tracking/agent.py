@@ -21,7 +21,7 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStream
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone, ResponseFailed
+from twisted.web.client import Agent, HTTPConnectionPool, RequestTransmissionFailed, ResponseDone, ResponseFailed
 from twisted.web.http import PotentialDataLoss
 from twisted.web.iweb import IAgentEndpointFactory, IResponse
 from zope.interface import implementer
@@ -68,7 +68,7 @@ class Connections:
             number = getattr(error, "osError", None)
             reason = os.strerror(number) if isinstance(number, int) else str(error)
             raise EngineUnavailableError(f"the engine at {self._address} does not answer: {reason}", 503) from error
-        except ResponseFailed as error:
+        except (RequestTransmissionFailed, ResponseFailed) as error:
             reason = "; ".join(failure.getErrorMessage() for failure in error.reasons)
             raise EngineError(f"the engine at {self._address} broke off: {reason}") from error
 
