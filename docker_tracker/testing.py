@@ -2,9 +2,10 @@
 imports it.
 
 Two ways. Call a hook directly, with an exchange and a document from here; or have `play` send a request through the
-interceptor and see what the engine and the client get. `play` runs the proxy's own conversation between two wires in
-memory, not an imitation of it: framing, order, refusals, and the rule for those that fail or are late are the real
-ones, and stay so. What wires do besides (flow control, half-close, hang-ups) is left out, as no hook can see it.
+interceptor and see what the engine and the client get; `play_build` does that with a request of a build, without
+HTTP/2. `play` runs the proxy's own conversation between two wires in memory, not an imitation of it: framing, order,
+refusals, and the rule for those that fail or are late are the real ones, and stay so. What wires do besides (flow
+control, half-close, hang-ups) is left out, as no hook can see it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from docker_tracker.builds import BuildEdit, BuildEnd, BuildOutcome, BuildRequest
 from docker_tracker.config import EngineAddress, Limits, Listener, Settings, section
 from docker_tracker.counts import Counts
 from docker_tracker.engine.document import Document
@@ -31,6 +33,9 @@ from docker_tracker.exchange import Exchange, Outcome, Peer, Stage
 from docker_tracker.http1.framing import Framing, request_framing, response_framing
 from docker_tracker.http1.head import RequestHead, ResponseHead
 from docker_tracker.http1.scanner import body_for
+from docker_tracker.http2.calls import Call, Phase
+from docker_tracker.http2.mediator import Mediator
+from docker_tracker.http2.messages import STEPS
 from docker_tracker.interceptor import Interceptor
 from docker_tracker.interfaces import IDaemon, IEngine, IInterceptorPlugin, IJob, ILedger
 from docker_tracker.job import DEFAULT, JobRequest, JobState, ReapReport
@@ -38,7 +43,8 @@ from docker_tracker.job_record import Job
 from docker_tracker.proxy.conversation import Conversation, Entrance
 from docker_tracker.proxy.dial import Dialler
 from docker_tracker.proxy.hub import Hub
-from docker_tracker.proxy.plan import Named, Plan
+from docker_tracker.proxy.mediation import Mediation, with_edit
+from docker_tracker.proxy.plan import Named, Plan, Steps
 from docker_tracker.proxy.wire import NOBODY, Bytes, Receiver, Wire
 from docker_tracker.records import Intent, Resource, State
 from docker_tracker.sources import Found
@@ -49,11 +55,13 @@ __all__ = [
     "FakeJob",
     "FakeLedger",
     "Played",
+    "PlayedBuild",
     "build",
     "make_document",
     "make_exchange",
     "make_settings",
     "play",
+    "play_build",
     "request",
     "response",
     "result_of",
@@ -643,6 +651,140 @@ def play(
     return Played(to_engine, bytes(stage.client.sent), stage.watch.exchange, stage.watch.outcomes[0])
 
 
+@attrs.frozen
+class PlayedBuild:
+    """What came of a request of a build.
+
+    :ivar request: As the engine got it; None: it did not get it, or it was only a call.
+    :ivar status: gRPC's number that the client got (0 is success), or None: its connection was closed.
+    :ivar message: What the client reads with it.
+    :ivar outcome: As interceptors were told; None: it was only a call, or a call that was refused.
+    :ivar exchange: As it is at its end.
+    """
+
+    request: BuildRequest | None
+    status: int | None
+    message: str
+    outcome: BuildOutcome | None
+    exchange: Exchange
+
+
+def play_build(
+    interceptors: Iterable[Named],
+    asked: BuildRequest | str,
+    *,
+    status: int = 0,
+    message: str = "",
+    answer: Mapping[str, str] | None = None,
+    daemon: FakeDaemon | None = None,
+    peer: Peer = _CLIENT,
+) -> PlayedBuild:
+    """Have interceptors take part in one request of a build, and return what came of it.
+
+    Order, refusals, limits of time and the rule for those that fail are the proxy's own; HTTP/2 is left out.
+
+    :param interceptors: In order, from `build`.
+    :param asked: The request, or the path of a call that is none: ``/moby.buildkit.v1.Control/Prune``.
+    :param status: gRPC's number that the engine answers with.
+    :param message: What it says with it.
+    :param answer: What its exporters answer.
+    :param daemon: The one that the interceptors were built with, for its clock and its limits.
+    :param peer: Who asks.
+    """
+    stage = _BuildStage(Plan(interceptors), daemon or FakeDaemon(), peer)
+    path = asked if isinstance(asked, str) else next(path for path, step in STEPS.items() if step is asked.step)
+    refusal = stage.mediation.opened(path, "" if isinstance(asked, str) else asked.build)
+    if refusal:
+        return PlayedBuild(None, 7, refusal, None, stage.exchange)
+    if isinstance(asked, str):
+        return PlayedBuild(None, status, message, None, stage.exchange)
+    told = BuildOutcome(end=BuildEnd.ANSWERED, status=status, message=message, answer=answer or {})
+    return stage.run(asked, told)
+
+
+class _BuildStage:
+    """A mediation without HTTP/2: stands in for `docker_tracker.http2.mediator.Mediator`."""
+
+    over = paused = False
+
+    def __init__(self, plan: Plan, daemon: FakeDaemon, peer: Peer) -> None:
+        self.clock, self.limits = daemon.clock, daemon.settings.limits
+        self.exchange = make_exchange("POST", "/grpc", peer=peer)
+        steps = plan.steps(self.exchange.call.operation) or Steps()
+        watch = Named("testing", _BuildWatch())
+        self.watch = cast(_BuildWatch, watch.interceptor)
+        self.mediation = Mediation(
+            cast(Wire, _MemoryWire(self.clock)),
+            cast(Wire, _MemoryWire(self.clock)),
+            attrs.evolve(steps, build_finished=(*steps.build_finished, watch)),
+            self.exchange,
+            cast(Any, self.clock),
+            self.limits.interceptor_seconds,
+            self.limits.linger_seconds,
+            lambda *_: None,
+        )
+        self.mediation._mediator = cast(Mediator, self)
+        self.edit: BuildEdit | None = None
+        self.refusal: tuple[int, str] | None = None
+        self.closed = False
+
+    def run(self, asked: BuildRequest, told: BuildOutcome) -> PlayedBuild:
+        """Ask for a request, and answer it if it is not refused."""
+        call = Call(1, asked.step, asked.build, Phase.HELD)
+        self.mediation.requested(call, asked)
+        _wait(self.clock, lambda: call.phase is not Phase.HELD)
+        if call.phase is Phase.SENT:
+            call.phase = Phase.OVER
+            self.mediation.finished(call, told)
+        _wait(self.clock, lambda: self.closed or self.watch.outcome is not None)
+        request = None if self.refusal else with_edit(asked, self.edit or BuildEdit())
+        status, message = self.refusal or (told.status, told.message)
+        if self.closed:
+            status, message = None, ""
+        return PlayedBuild(request, status, message, self.watch.outcome, self.exchange)
+
+    def release(self, call: Call, edit: BuildEdit | None = None) -> None:
+        if call.phase is Phase.HELD:
+            self.edit, call.phase = edit, Phase.SENT
+
+    def refuse(self, call: Call, status: int, message: str) -> None:
+        if call.phase is Phase.HELD:
+            self.refusal, call.phase = (status, message), Phase.OVER
+            refused = BuildOutcome(end=BuildEnd.REFUSED, forwarded=False, status=status, message=message)
+            self.mediation.finished(call, refused)
+
+    def for_client(self) -> bytes:
+        return b""
+
+    for_engine = for_client
+
+    def resume(self) -> None:
+        """The answer goes."""
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class _BuildWatch(Interceptor):
+    """The last interceptor of all: keeps how a request ended."""
+
+    outcome: BuildOutcome | None = None
+
+    async def build_finished(self, exchange: Exchange, request: BuildRequest, outcome: BuildOutcome) -> None:
+        """See `IInterceptor.build_finished`."""
+        self.outcome = outcome
+
+
+def _wait(clock: Clock, ready: Callable[[], bool], seconds: float = _LONGEST) -> None:
+    """Advance the clock from call to call until something holds, or the time is over."""
+    end = clock.seconds() + seconds
+    while not ready() and clock.getDelayedCalls():
+        due = min(call.getTime() for call in clock.getDelayedCalls())
+        if due > end:
+            break
+        clock.advance(max(0.0, due - clock.seconds()))
+
+
 class _Stage:
     """Two wires and the conversation between them."""
 
@@ -661,12 +803,7 @@ class _Stage:
 
     def wait(self, ready: Callable[[], bool], seconds: float = _LONGEST) -> None:
         """Advance the clock from call to call until something holds, or the exchange is over, or the time is."""
-        end = self.clock.seconds() + seconds
-        while not ready() and not self.watch.outcomes and self.clock.getDelayedCalls():
-            due = min(call.getTime() for call in self.clock.getDelayedCalls())
-            if due > end:
-                break
-            self.clock.advance(max(0.0, due - self.clock.seconds()))
+        _wait(self.clock, lambda: ready() or bool(self.watch.outcomes), seconds)
 
     def from_engine(self, data: bytes) -> None:
         """Let the engine say something, if it was asked."""

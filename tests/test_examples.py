@@ -17,7 +17,11 @@ EXAMPLES = ROOT / "docs" / "examples"
 class ExamplesTests(SynchronousTestCase):
     def test_own_tests(self) -> None:
         """Each example's test passes beside the example, with nothing of it installed."""
-        for folder, module, count in ((EXAMPLES, "test_no_latest", 2), (EXAMPLES / "theirs", "test_theirs", 2)):
+        for folder, module, count in (
+            (EXAMPLES, "test_no_latest", 2),
+            (EXAMPLES, "test_only_builds", 2),
+            (EXAMPLES / "theirs", "test_theirs", 2),
+        ):
             with tempfile.TemporaryDirectory() as temporary:
                 done = subprocess.run(
                     [sys.executable, "-m", "twisted.trial", f"--temp-directory={temporary}/trial", module],

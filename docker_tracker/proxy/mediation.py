@@ -285,7 +285,7 @@ class Mediation:
         edits = self._edits.get(asked.request.build)
         if changes and edits is not None and len(edits) < _MOST_EDITS:
             edits.append(Edit(name, changes))
-        asked.request = _edited(asked.request, edit)
+        asked.request = with_edit(asked.request, edit)
 
     def _undecided(self, call: Call, failure: Failure) -> None:
         if failure.check(CancelledError) and _is_over(call):  # type: ignore[no-untyped-call]
@@ -369,7 +369,7 @@ def _applied(values: Any, edit: Any) -> dict[str, Any]:
     return {key: value for key, value in {**values, **edit}.items() if value is not None}
 
 
-def _edited(request: BuildRequest, edit: BuildEdit) -> BuildRequest:
+def with_edit(request: BuildRequest, edit: BuildEdit) -> BuildRequest:
     """Return a request as it is after an edit: what the next interceptor sees."""
     return attrs.evolve(
         request,
