@@ -21,7 +21,7 @@ from docker_tracker.exchange import Peer, Stage
 from docker_tracker.interfaces import IInterceptor
 from docker_tracker.plugins.labels import Labels, LabelsSettings, change_line, is_ours, quoted
 from docker_tracker.plugins.labels import labels as plugin
-from tests.support.exchanges import Listener, daemon, exchange, job
+from tests.support.exchanges import Engine, Listener, daemon, exchange, job
 
 OURS = {
     "docker-tracker.job-id": "id-1",
@@ -229,6 +229,46 @@ class BodyTests(_Case):
         document = Document.parse(json.dumps({"Labels": ALL}).encode())
         coroutine = built().request_json(exchange("POST", "/networks/create"), document)
         self.assertIsNone(self.successResultOf(Deferred.fromCoroutine(coroutine)))
+
+
+class ImplicitVolumesTests(_Case):
+    """Volumes that are named in ``Binds``."""
+
+    def sent(self, host: Any, target: str = "/containers/create", engine: str = "id in /", mode: str = "mount") -> Any:
+        settings = LabelsSettings(implicit_volumes=mode)
+        interceptor = plugin.build(settings, job(), daemon(Engine(name=engine), labels={"Created-Via": "x"}))
+        assert isinstance(interceptor, Labels)
+        return self.body(interceptor, target, {"HostConfig": host})["HostConfig"]
+
+    def test_mounted(self) -> None:
+        """What means the same in Mounts goes there, with labels; what has a mode, or is a path, stays."""
+        binds = ["cache:/c", "/host:/h", "cache2:/d:ro", "nocopy:/e:nocopy", "b.ig-1_:/p/q/", "/anonymous"]
+        mount = {"Type": "volume", "Source": "cache", "Target": "/c", "VolumeOptions": {"Labels": ALL}}
+        other = {**mount, "Source": "b.ig-1_", "Target": "/p/q/"}
+        stay = ["/host:/h", "cache2:/d:ro", "nocopy:/e:nocopy", "/anonymous"]
+        self.assertEqual(self.sent({"Binds": binds}), {"Binds": stay, "Mounts": [mount, other]})
+        given = {"Type": "bind", "Source": "/a", "Target": "/b"}
+        self.assertEqual(self.sent({"binds": ["cache:/c"], "Mounts": [given]}), {"Binds": [], "Mounts": [given, mount]})
+        for version in ("v1.25", "v1.51", "v2.0"):
+            self.assertIn("Mounts", self.sent({"Binds": ["cache:/c"]}, f"/{version}/containers/create"))
+
+    def test_stays(self) -> None:
+        """Where it could mean something else, or the version or the engine has no such thing, nothing is changed."""
+        for more in ({"VolumeDriver": "local"}, {"Tmpfs": {"/c": ""}}, {"Mounts": {}}):
+            host = {"Binds": ["cache:/c"], **more}
+            self.assertEqual(self.sent(host), host)
+        for odd in (["a:/c"], ["../x:/c"], ["cache:c"], ["cache"], ["ca/che:/c"], [5], {}, "cache:/c", [], None):
+            self.assertEqual(self.sent({"Binds": odd}), {"Binds": odd})
+        host = {"Binds": ["cache:/c"]}
+        for version in ("v1.24", "v1.9", "v1", "v1.25a"):
+            self.assertEqual(self.sent(host, f"/{version}/containers/create"), host)
+        self.assertEqual(self.sent(host, engine="podman host in /"), host)
+        self.assertEqual(self.sent(host, mode="record"), host)
+
+    def test_setting(self) -> None:
+        """Only two words are known."""
+        error = self.assertRaises(ValueError, LabelsSettings, implicit_volumes="label")
+        self.assertIn("implicit-volumes must be one of record, mount", str(error))
 
 
 class BuildTests(_Case):

@@ -22,7 +22,7 @@ from docker_tracker.errors import BadDocumentError, BadTargetError, RefusedError
 from docker_tracker.exchange import Exchange, Stage
 from docker_tracker.http1.head import RequestHead
 from docker_tracker.interceptor import Interceptor, Plugin
-from docker_tracker.interfaces import IDaemon, IJob
+from docker_tracker.interfaces import IDaemon, IEngine, IJob
 from docker_tracker.label_templates import Template, check_listeners, parse_labels, plain_labels
 
 NAME_SPACE: Final = "docker-tracker."
@@ -49,14 +49,25 @@ _INHERITS: Final = ("container_commit", "libpod_image_commit")
 _PULLS: Final = "image_create"  # with fromImage: then it takes no labels (image_routes.go: postImagesCreate)
 
 _IMAGE_LABELS: Final = ("static", "full", "none")
+_IMPLICIT: Final = ("record", "mount")
+_CREATE: Final = "container_create"
+_PODMAN: Final = "podman "  # as `IEngine.identity` begins for it: it takes no labels in Mounts
+_MOUNTS_SINCE: Final = (1, 25)  # the API's version (docs/api/version-history.md)
+# A volume's name (daemon/names/names.go), and where it is mounted. With a mode the engine would label the files for
+# SELinux in another way (daemon/volumes_unix.go: setBindModeIfNull), and a Mounts entry knows none.
+_NAMED_BIND: Final = re.compile(r"([a-zA-Z0-9][a-zA-Z0-9_.-]+):(/[^:]+)")
 # Names of ours in the text of a Dockerfile line, but for the one that is the client's.
 _FORGED: Final = re.compile(r"(?!docker-tracker\.retain(?:[\"'\s=]|$))(?i:docker-tracker\.)")
 _ESCAPE_DIRECTIVE: Final = re.compile(r"^[^\S\n]*#\s*escape\s*=", re.IGNORECASE | re.MULTILINE)
 
 
-def _one_of(_: object, __: attrs.Attribute[str], value: str) -> None:
-    if value not in _IMAGE_LABELS:
-        raise ValueError(f"image-labels must be one of {', '.join(_IMAGE_LABELS)}, not {value!r}")
+def _one_of(*values: str) -> Any:
+    def check(_: object, field: attrs.Attribute[str], value: str) -> None:
+        if value not in values:
+            name = field.name.replace("_", "-")
+            raise ValueError(f"{name} must be one of {', '.join(values)}, not {value!r}")
+
+    return check
 
 
 @attrs.frozen
@@ -65,9 +76,13 @@ class LabelsSettings:
 
     :ivar image_labels: What images get: ``static``, the operator's labels; ``full``, the job's, too, by names of
         their own; ``none``.
+    :ivar implicit_volumes: What becomes of volumes that are named in ``Binds`` and that Docker makes without labels:
+        ``record``, they are only recorded; ``mount``, they are asked for in ``Mounts``, with labels, where that means
+        exactly the same.
     """
 
-    image_labels: str = attrs.field(default="static", validator=_one_of)
+    image_labels: str = attrs.field(default="static", validator=_one_of(*_IMAGE_LABELS))
+    implicit_volumes: str = attrs.field(default="record", validator=_one_of(*_IMPLICIT))
 
 
 def is_ours(name: str) -> bool:
@@ -119,12 +134,14 @@ class Labels(Interceptor):
     :ivar job_labels: Ours, for all but images.
     :ivar image_labels: Ours, for images.
     :ivar operators: The operator's and the job's own, for all; ``on_images`` says whether for images, too.
+    :ivar engine: Set if volumes that are named in ``Binds`` are to be asked for in ``Mounts``.
     """
 
     job_labels: Mapping[str, str]
     image_labels: Mapping[str, str]
     operators: Mapping[str, Template]
     on_images: bool
+    engine: IEngine | None = None
     fail_closed = True
 
     def wants(self, operation: Operation) -> Stage:
@@ -153,9 +170,19 @@ class Labels(Interceptor):
         for slot in slots:
             if slot.place is LabelPlace.BODY:
                 edited = _labelled(edited, slot.path, {} if in_query else self._added(slot, exchange))
+        if exchange.call.operation.name == _CREATE and self.engine is not None:
+            edited = await self._without_implicit(exchange, edited, self.engine)
         for mounts in _MOUNTS.get(exchange.call.operation.name, ()):
             edited = self._volumes(edited, mounts, exchange)
         return edited if edited.changed else None
+
+    async def _without_implicit(self, exchange: Exchange, document: Document, engine: IEngine) -> Document:
+        """Ask for volumes of ``Binds`` in ``Mounts``, if all that is mounted stays what it was."""
+        if not _has_mounts(exchange.call.version) or not _can_be_moved(document):
+            return document
+        if (await engine.identity()).startswith(_PODMAN):
+            return document
+        return _with_mounts(document)
 
     def _volumes(self, document: Document, mounts: Path, exchange: Exchange) -> Document:
         entries = document.get(*mounts)
@@ -228,6 +255,47 @@ class Labels(Interceptor):
         return None if after == before else head.with_target(f"{path}?{after}")
 
 
+def _has_mounts(version: str | None) -> bool:
+    """Whether a version of the API, None for the engine's own, has ``Mounts`` for containers."""
+    if version is None:
+        return True
+    parts = version.split(".")
+    return all(part.isdecimal() for part in parts[:2]) and tuple(map(int, parts[:2])) >= _MOUNTS_SINCE
+
+
+def _can_be_moved(document: Document) -> bool:
+    """Whether a create's ``Binds`` name volumes, and nothing else in it gives another sense to them.
+
+    A driver for them would be another one's, and what is mounted at one place twice is refused in ``Binds`` only.
+    """
+    host = document.get("HostConfig")
+    if not isinstance(host, dict) or any(document.get("HostConfig", key) for key in ("VolumeDriver", "Tmpfs")):
+        return False
+    mounts = document.get("HostConfig", "Mounts")
+    return bool(_named_binds(document)) and (mounts is None or isinstance(mounts, list))
+
+
+def _named_binds(document: Document) -> list[str]:
+    binds = document.get("HostConfig", "Binds")
+    return [bind for bind in _texts(binds) if _NAMED_BIND.fullmatch(bind)]
+
+
+def _texts(value: Any) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
+def _with_mounts(document: Document) -> Document:
+    """Return a create that has its named volumes in ``Mounts``; those with a mode stay in ``Binds``."""
+    moved = _named_binds(document)
+    binds = [bind for bind in document.get("HostConfig", "Binds") if bind not in moved]
+    mounts = []
+    for bind in moved:
+        name, _, target = bind.partition(":")
+        mounts.append({"Type": "volume", "Source": name, "Target": target})
+    document = document.with_value(("HostConfig", "Binds"), binds)
+    return document.with_value(("HostConfig", "Mounts"), [*document.get("HostConfig", "Mounts", default=[]), *mounts])
+
+
 def _is_config(option: str) -> bool:
     """Whether an exporter's option replaces an image's config (buildkit: ``exporter/containerimage/exptypes``)."""
     return option.casefold().startswith("containerimage.config")
@@ -276,6 +344,7 @@ def make(settings: LabelsSettings, job: IJob, daemon: IDaemon) -> Labels:
         image_labels={f"{NAME_SPACE}image-{name}": value for name, value in identity.items()} if full else {},
         operators=operators,
         on_images=settings.image_labels != "none",
+        engine=daemon.engine if settings.implicit_volumes == "mount" else None,
     )
 
 

@@ -46,6 +46,10 @@ class Engine:
     answers: Mapping[str, Any] = attrs.field(factory=dict)
     asked: list[str] = attrs.field(factory=list)
     address: str = "unix:///engine"
+    name: str = "id in /var/lib/docker"
+
+    async def identity(self) -> str:
+        return self.name
 
     async def get(self, path: str, parameters: Mapping[str, str] | None = None) -> Any:
         self.asked.append(path)
