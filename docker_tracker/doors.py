@@ -314,7 +314,7 @@ class Doors:
                 for number, listener in enumerate(self._listeners(job)):
                     bound = self._binder.bind(listener, f"job {job.id} {number}")
                     door.accept(bound, attrs.evolve(entrance, listener=str(bound)))
-        except TrackerError:
+        except BaseException:
             door.close()
             raise
         return door

@@ -22,6 +22,8 @@ _NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
 _MOST_SECONDS: Final = 10 * 365 * 86400.0
 _MOST_TEXT: Final = 4096
 _MOST_ENTRIES: Final = 200
+_MOST_ID: Final = 2**32 - 2  # of users and groups: the next one means none (chown(2))
+_MOST_PID: Final = 2**31 - 1
 
 
 class JobState(enum.Enum):
@@ -262,6 +264,8 @@ def _owner(value: Any, where: str) -> str:
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value, where)
     if not text or text.startswith("-"):
         raise RefusedError(f"{where} must be a name or a number, not {text!r}")
+    if text.isdigit() and not (text.isascii() and len(text) <= 10 and int(text) <= _MOST_ID):
+        raise RefusedError(f"{where} must be a name or a number up to {_MOST_ID}, not {text[:80]!r}")
     return text
 
 
@@ -344,6 +348,6 @@ def _process(value: Any) -> Process:
         pid, started, boot = table.get("pid"), table.get("started", 0), table.get("boot", "")
     else:
         pid, started, boot = value, 0, ""
-    if type(pid) is not int or type(started) is not int or pid < 1:
+    if type(pid) is not int or type(started) is not int or not 1 <= pid <= _MOST_PID:
         raise RefusedError("ends.process must be the number of a process")
     return Process(pid=pid, started=started, boot=_text(boot, "ends.process.boot"))

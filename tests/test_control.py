@@ -120,6 +120,12 @@ class CallTests(ServedCase):
             status, message = self.refused("POST", "/jobs", {"name": name})
             self.assertEqual(status, 400, name)
             self.assertIn("name", message)
+        for who in ("4294967295", "9" * 30, 10**30, "\u00b2"):
+            for key in ("user", "group"):
+                status, message = self.refused("POST", "/jobs", {"name": "a", key: who})
+                self.assertEqual((status, f"{key} must be a name or a number" in message), (400, True), who)
+        for pid in (0, 2**31, 10**30, 1e300, True):
+            self.assertEqual(self.refused("POST", "/jobs", {"name": "a", "ends": {"process": pid}})[0], 400, pid)
         self.assertEqual(self.refused("POST", "/jobs", {"name": "a", "nmae": 1})[0], 400)
         self.assertEqual(self.refused("POST", "/jobs", [1])[0], 400)
         self.assertEqual(self.refused("POST", "/jobs")[0], 400)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -72,7 +73,21 @@ class UnixTests(SynchronousTestCase):
         for user, group in (("nosuchuser", None), (None, "nosuchgroup")):
             error = self.assertRaises(ConfigurationError, self.listen, user=user, group=group)
             self.assertIn("nosuch", str(error))
+        for number in ("4294967295", "9" * 30, "9" * 5000, "\u00b2"):
+            for user, group in ((number, None), (None, number)):
+                error = self.assertRaises(ConfigurationError, self.listen, user=user, group=group)
+                self.assertIn("there is no", str(error))
         self.assertFalse(self.path.exists())
+
+    def test_not_ours_to_give(self) -> None:
+        """If the file cannot have its owner, it does not stay."""
+        self.patch(os, "chown", self.fail_to_give)
+        error = self.assertRaises(ConfigurationError, self.listen, user="12345")
+        self.assertIn("Operation not permitted", str(error))
+        self.assertFalse(self.path.exists())
+
+    def fail_to_give(self, *arguments: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     def test_stale(self) -> None:
         """The file of a daemon that died is replaced."""

@@ -268,6 +268,33 @@ class JobsTests(SynchronousTestCase):
         self.doors.error = None
         self.make()
 
+    def test_fault_at_the_door(self) -> None:
+        """A fault of ours leaves no half of a job, and keeps no tracker from its start."""
+        self.doors.error = OverflowError("uid is greater than maximum")
+        self.failureResultOf(
+            Deferred.fromCoroutine(self.jobs.start(JobRequest(name="build"), None, None)), OverflowError
+        )
+        self.assertEqual(self.jobs.get("build").state, JobState.GONE)
+        self.doors.error = None
+        self.make()
+        self.make("other")
+        self.stop()
+        self.start_again(FakeDoors(error=OverflowError("uid is greater than maximum"), only="build"))
+        self.assertEqual(len(self.flushLoggedErrors(OverflowError)), 1)
+        self.assertEqual(self.jobs.get("build").state, JobState.GONE)
+        self.assertEqual(self.jobs.get("other").state, JobState.OPEN)
+
+    def test_door_and_disk(self) -> None:
+        """A job that could not be made, and of which that could not be written down, ends once it can be."""
+        self.doors.error = ConfigurationError("listen", "taken")
+        self.ledger.full = True
+        self.refused(self.jobs.start(JobRequest(name="build"), None, None))
+        self.jobs.retry()
+        self.assertEqual(self.jobs.get("build").state, JobState.OPEN)
+        self.ledger.full = False
+        self.advance(6)
+        self.assertEqual(self.jobs.get("build").state, JobState.GONE)
+
     def test_ends(self) -> None:
         """A job ends of itself with what its request names."""
         job = self.make(ends=Ends(ttl=60.0))

@@ -17,6 +17,8 @@ from docker_tracker.errors import ConfigurationError
 #: The first descriptor that systemd passes (sd_listen_fds(3)).
 _FIRST_PASSED = 3
 _BACKLOG = 4096
+#: Of users and groups; the next one means none (chown(2)).
+_MOST_ID = 2**32 - 2
 
 
 def listen_unix(path: Path, mode: int, user: str | None, group: str | None, where: str) -> socket.socket:
@@ -37,10 +39,14 @@ def listen_unix(path: Path, mode: int, user: str | None, group: str | None, wher
                 sock.bind(str(path))
             finally:
                 os.umask(before)
-            if (owner, owning_group) != (-1, -1):
-                os.chown(path, owner, owning_group)
-            os.chmod(path, mode)
-        sock.listen(_BACKLOG)
+            try:
+                if (owner, owning_group) != (-1, -1):
+                    os.chown(path, owner, owning_group)
+                os.chmod(path, mode)
+                sock.listen(_BACKLOG)
+            except OSError:
+                os.unlink(path)
+                raise
     except OSError as error:
         sock.close()
         raise ConfigurationError(where, f"cannot listen on unix://{path}: {error.strerror or error}") from error
@@ -193,15 +199,22 @@ def _user(user: str | None, where: str) -> int:
     if user is None:
         return -1
     try:
-        return int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
-    except KeyError:
-        raise ConfigurationError(where, f"there is no user {user!r}") from None
+        return _number(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
+    except (KeyError, ValueError):
+        raise ConfigurationError(where, f"there is no user {user[:80]!r}") from None
 
 
 def _group(group: str | None, where: str) -> int:
     if group is None:
         return -1
     try:
-        return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
-    except KeyError:
-        raise ConfigurationError(where, f"there is no group {group!r}") from None
+        return _number(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+    except (KeyError, ValueError):
+        raise ConfigurationError(where, f"there is no group {group[:80]!r}") from None
+
+
+def _number(text: str) -> int:
+    number = int(text)
+    if number > _MOST_ID:
+        raise ValueError
+    return number

@@ -166,11 +166,13 @@ class Jobs:
             if job.state is JobState.OPEN:
                 try:
                     course.door = self.doors.open(job)
-                except (ConfigurationError, RefusedError) as error:
+                except Exception as error:  # a fault of ours with one job must not keep all others from their end
                     if job.name == DEFAULT:
                         raise
+                    if not isinstance(error, ConfigurationError | RefusedError):
+                        self.log.failure("job {job} could not be taken up again", job=job.name)
                     self.log.error("job {job} has lost its socket: {error}", job=job.name, error=str(error))
-                    self._go(self._end(course, f"its socket could not be opened after a restart: {error}"), job)
+                    self.ended(course, f"its socket could not be opened after a restart: {error}")
                     continue
                 course.life.start()
             elif job.state is JobState.FAILED:
@@ -219,11 +221,8 @@ class Jobs:
                 course.door = self.doors.open(job)
                 if request.own_cgroup and self.cgroups is not None:
                     await self.cgroups.make(job)
-            except (ConfigurationError, RefusedError, EngineError) as error:
-                if course.door is not None:
-                    course.door.close()
-                    await course.door.stop()
-                self._remember(await self.ledger.set_job(job.id, JobState.GONE, reason=str(error)))
+            except Exception as error:
+                await self._unmake(course, str(error))
                 if isinstance(error, ConfigurationError):
                     raise RefusedError(f"the job cannot be made: {error}", 409) from error
                 raise
@@ -410,6 +409,18 @@ class Jobs:
         return f"; look inside: docker unpause {short} && docker exec -it {short} sh" if status in _GOOD else ""
 
     # Inside
+
+    async def _unmake(self, course: _Course, reason: str) -> None:
+        """Undo a job that could not be made wholly; one that the ledger would go on with ends as any other does."""
+        door, course.door = course.door, None
+        if door is not None:
+            door.close()
+            await door.stop()
+        try:
+            self._remember(await self.ledger.set_job(course.job.id, JobState.GONE, reason=reason))
+        except LedgerError:
+            self._courses[course.job.id] = course
+            self.ended(course, reason)
 
     async def _end_surely(self, course: _Course, reason: str) -> None:
         while not self._stopped:

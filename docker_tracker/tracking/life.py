@@ -98,7 +98,7 @@ def _build() -> TypeMachineBuilder[Life, Course]:
     def retry(life: Life, course: Course) -> None:
         course.reap()
 
-    for state in (open_, draining, reaping, gone):
+    for state in (new, open_, draining, reaping, gone):
         state.upon(Life.retry).loop().returns(None)
     for state in (draining, reaping, failed, gone):
         state.upon(Life.end).loop().returns(None)
