@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 log = Logger()
 
 _FIRST_JOB_SECONDS = 60.0  # that a tracker which is to stop when it is idle waits for its first job
+_LAST_CGROUP_SECONDS = 10.0  # that it waits for the end of those who are still in the last job's cgroup
 
 
 class JobsService:
@@ -58,6 +59,7 @@ class JobsService:
         self._services: list[Any] = []
         self._control: ControlService | None = None
         self._first_job: IDelayedCall | None = None
+        self._cgroups: _Cgroups | None = None
         self._places: Places | None = None
         self.jobs: Jobs | None = None
         #: Whether we stop because no job is left.
@@ -74,7 +76,7 @@ class JobsService:
         labelled = "labels" in settings.interceptors
         watcher = Watcher(engine, ledger, self._reactor, time.time, labelled=labelled)
         reaper = Reaper(engine, ledger, self._reactor, settings.reap, look=watcher.look_now)
-        cgroups = _Cgroups(self._reactor, engine)
+        cgroups = self._cgroups = _Cgroups(self._reactor, engine)
         jobs = Jobs(self._reactor, ledger, engine, self._doors, reaper, self._directory, settings.reap.drain_seconds)
         jobs.cgroups, jobs.counts = cgroups, self.counts
         reconciler = Reconciler(
@@ -159,6 +161,9 @@ class JobsService:
             await maybeDeferred(service.stopService)
         if self.jobs is None:
             return []
+        cgroups = self._cgroups
+        if self.idle and cgroups is not None:  # nobody comes after us who would remove them
+            await self.jobs.until(lambda: not cgroups.removals, _LAST_CGROUP_SECONDS)
         doors = [door for _, door in self.jobs.open_doors()]
         await self.jobs.stop()
         return doors
@@ -166,10 +171,14 @@ class JobsService:
 
 @attrs.frozen
 class _Cgroups:
-    """Makes cgroups for jobs; see `docker_tracker.tracking.jobs.Cgroups`."""
+    """Makes cgroups for jobs; see `docker_tracker.tracking.jobs.Cgroups`.
+
+    :ivar removals: The jobs whose cgroups are being removed.
+    """
 
     reactor: Any
     engine: IEngine
+    removals: set[str] = attrs.field(factory=set)
 
     async def _of(self, job: IJob) -> JobCgroup:
         info = await self.engine.get("/info")
@@ -188,6 +197,7 @@ class _Cgroups:
 
     async def remove(self, job: IJob) -> None:
         """Remove it. Nobody waits for that: who waits for the job's end may be in it himself."""
+        self.removals.add(job.id)
         Deferred.fromCoroutine(self._remove(job)).addErrback(_complain)
 
     async def _remove(self, job: IJob) -> None:
@@ -195,6 +205,8 @@ class _Cgroups:
             left = await (await self._of(job)).remove()
         except EngineError as error:
             left = [str(error)]
+        finally:
+            self.removals.discard(job.id)
         for problem in left:
             log.error("the cgroup of job {job} is left: {problem}", job=job.name, problem=problem)
 

@@ -78,10 +78,10 @@ class RunTests(Case):
     def test_name(self) -> None:
         """Without a name the job has a random one."""
         with self.serve() as it:
-            self.shell("exit 0", "--keep-on-failure=15m", "--cgroup-parent=/x")
+            self.shell("exit 0", "--keep-on-failure=15m", "--own-cgroup")
             request = it.jobs.asked[0][1]
         self.assertRegex(request.name, "^run-[0-9a-f]{8}$")
-        self.assertEqual((request.keep_on_failure, request.cgroup_parent), (900.0, "/x"))
+        self.assertEqual((request.keep_on_failure, request.cgroup_parent, request.own_cgroup), (900.0, None, True))
 
     def test_environment(self) -> None:
         """The command finds the job's socket and its tracker, and nothing that leads elsewhere."""

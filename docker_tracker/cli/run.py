@@ -62,6 +62,9 @@ class Wish:
 @click.option("--job", "name", metavar="NAME", help="The job's name.  [default: run- and 8 digits]")
 @click.option("-l", "--label", "labels", type=Pair(), multiple=True, help="A label NAME=VALUE on all that it makes.")
 @click.option("--cgroup-parent", metavar="VALUE", help="The cgroup of its containers, as for the daemon.")
+@click.option(
+    "--own-cgroup", is_flag=True, help="Give the job a cgroup of its own, with COMMAND and its containers in it."
+)
 @click.option("--keep", is_flag=True, help="Remove nothing, and let the job go on; how to end it is printed.")
 @click.option("--keep-rule", "rules", multiple=True, metavar="KIND:PATTERN", help="Leave these, as in volume:cache-*.")
 @click.option("--keep-on-failure", type=Duration(), help="Keep all for so long if COMMAND fails: 15m.")
@@ -80,6 +83,7 @@ def run_command(
     name: str | None,
     labels: tuple[tuple[str, str], ...],
     cgroup_parent: str | None,
+    own_cgroup: bool,
     keep: bool,
     rules: tuple[str, ...],
     keep_on_failure: float | None,
@@ -95,6 +99,7 @@ def run_command(
     request = {
         "labels": dict(labels),
         "cgroup_parent": cgroup_parent,
+        "own_cgroup": own_cgroup or None,
         "keep": list(rules),
         "keep_on_failure": keep_on_failure,
     }

@@ -16,13 +16,17 @@ from typing import Any
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from docker_tracker.cgroups import hierarchies, own_directories
 from docker_tracker.state_lock import is_held
+from tests.integration.test_nested import remove_parents
 from tests.support.daemon import Daemon, daemon_environment
 from tests.support.dockerd import IMAGE
 from tests.support.engine import docker, engine_address, require_program
 from tests.support.short import short_directory
 
 PIDS = Path("/sys/fs/cgroup/pids")
+# Prints a command's cgroups, then those of the container that it starts.
+CGROUPS = "cat /proc/self/cgroup; echo --; cat /proc/$(docker inspect --format '{{.State.Pid}}' $(%s))/cgroup"
 # What this is for is that it does not end by itself.
 LEAK = f"docker run -d --label run-test=$MARK --stop-signal KILL {IMAGE} sleep 1000"
 GO_ON = f"{LEAK} && echo ready && sleep 1000"
@@ -110,6 +114,22 @@ class RunCase(SynchronousTestCase):
             self.assertLess(time.monotonic(), end, f"waited in vain: {what}")
             time.sleep(0.05)
 
+    def cgroup_kept_to(self) -> None:
+        """Run a command with a cgroup of its job's own: it and its container are in it, and then it is gone."""
+        driver = docker("info", "--format={{.CgroupDriver}}", address=self.engine).stdout.decode().strip()
+        if driver != "cgroupfs" or not PIDS.is_dir():
+            raise SkipTest("no engine with the cgroup driver cgroupfs on cgroups of version 1")
+        there = {each.path for each in hierarchies() if (each.path / "docker-tracker").exists()}
+        self.addCleanup(remove_parents, there)
+        report = self.directory / "report.json"
+        done = self.run_to_end("--own-cgroup", f"--report={report}", "--", "sh", "-c", CGROUPS % LEAK)
+        job_id = json.loads(report.read_text())["job"]["id"]
+        command, _, container = done.stdout.partition("--\n")
+        for lines, below in ((command, "client"), (container, "[0-9a-f]{64}")):
+            for controller in ("memory", "pids"):
+                self.assertRegex(lines, rf"(?m)^\d+:{controller}:(/.*)?/docker-tracker/{job_id}/{below}$", done.stderr)
+        self.wait_for("the cgroup is gone", lambda: not any(each.exists() for each in own_directories(job_id)))
+
     def all_gone(self) -> None:
         self.wait_for("the container is gone", lambda: not self.containers())
         self.wait_for("the tracker has ended", lambda: not self.trackers())
@@ -136,6 +156,11 @@ class PrivateTests(RunCase):
         table = json.loads(report.read_text())
         self.assertEqual((table["status"], table["leaked"], table["job"]["state"]), (0, 1, "gone"))
         self.assertEqual(table["job"]["report"]["items"][0]["identifier"], done.stdout.strip())
+
+    def test_own_cgroup(self) -> None:
+        """The command and its containers are in the job's cgroup; the tracker ends when that is removed."""
+        self.cgroup_kept_to()
+        self.all_gone()
 
     def test_keep(self) -> None:
         """A job that is kept goes on, and with it its tracker, which holds no pipe open; then it is ended."""
@@ -283,6 +308,10 @@ class DaemonTests(RunCase):
         """SIGKILL of ``run`` ends the job."""
         self.begin().kill()
         self.all_gone()
+
+    def test_own_cgroup(self) -> None:
+        """The command and its containers are in the job's cgroup, which is removed after it."""
+        self.cgroup_kept_to()
 
     def test_name_taken(self) -> None:
         """Two jobs of one name are not run at one time."""
