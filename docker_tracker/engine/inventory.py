@@ -65,12 +65,20 @@ def list_call(kind: str) -> tuple[str, Mapping[str, str]] | None:
 
 def inspect_path(kind: str, reference: str) -> str:
     """Return the path that inspects one thing."""
-    return _VARIABLE.sub(lambda _: quote(reference, safe="/:@"), _pattern(RESOURCE_KINDS[kind].inspect or ""))
+    return operation_path(RESOURCE_KINDS[kind].inspect or "", reference)
 
 
 def remove_path(kind: str, reference: str) -> str:
     """Return the path that removes one thing."""
-    return _VARIABLE.sub(lambda _: quote(reference, safe="/:@"), _pattern(RESOURCE_KINDS[kind].remove or ""))
+    return operation_path(RESOURCE_KINDS[kind].remove or "", reference)
+
+
+def operation_path(name: str, reference: str) -> str:
+    """Return the path of an operation on one thing.
+
+    :param name: Of the operation, in the catalogue.
+    """
+    return _VARIABLE.sub(lambda _: quote(reference, safe="/:@"), _pattern(name))
 
 
 def _pattern(name: str) -> str:
@@ -113,8 +121,13 @@ def _seen(kind: str, entry: Mapping[str, Any]) -> Seen:
         tuple(volumes_of(entry)) if kind == "container" else (),
         str(entry.get("ImageID") or "") if kind == "container" else "",
         str(entry.get("State") or "") if kind == "container" else "",
-        str(entry.get("ParentId") or entry.get("Parent") or "") if kind == "image" else "",
+        _parent(entry) if kind == "image" else "",
     )
+
+
+def _parent(entry: Mapping[str, Any]) -> str:
+    parent = str(entry.get("ParentId") or entry.get("Parent") or "")
+    return familiar(parent) if parent else ""  # Podman's is bare
 
 
 def inspected(kind: str, document: Mapping[str, Any]) -> Seen:

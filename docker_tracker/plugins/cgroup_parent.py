@@ -41,6 +41,8 @@ _STAGES: Final = {
     "libpod_image_build": Stage.REQUEST_HEAD,
 }
 _OWN: Final = "libpod_"  # of Podman's own API, where it stands at the top of the body (pkg/specgen)
+_PODMAN: Final = "podman "  # as `IEngine.identity` begins for it
+_SLICE: Final = ".slice"
 _MODES: Final = ("", "default", "enabled", "no-conmon")  # that put a container where it is asked to be
 _IGNORED: Final = "the engine's BuildKit takes no notice of the cgroup-parent"
 _OPTION: Final = "cgroup-parent"  # of a Dockerfile's frontend (buildkit: ``frontend/dockerui/attr.go``)
@@ -236,7 +238,11 @@ class CgroupParent(Interceptor):
         path, _, before = head.target.partition("?")
         if query.get(before, "version") == _BUILDKIT:
             exchange.notes["remark"] = _IGNORED
-        after = query.replace(before, "cgroupparent", await self.parent.get(exchange.peer))
+        parent = await self.parent.get(exchange.peer)
+        # Podman puts a step into that cgroup itself, and runc takes none that others are in (buildah: run_linux.go).
+        if not parent.endswith(_SLICE) and (await self.parent.engine.identity()).startswith(_PODMAN):
+            parent = f"{parent}/build-{exchange.id}"
+        after = query.replace(before, "cgroupparent", parent)
         return None if after == before else head.with_target(f"{path}?{after}")
 
 

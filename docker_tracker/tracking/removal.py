@@ -19,6 +19,7 @@ from docker_tracker.engine.inventory import (
     infra_container,
     inspect_path,
     inspected,
+    operation_path,
     remove_path,
     volumes_of,
 )
@@ -152,6 +153,7 @@ class Remover:
             "container": self._container,
             "network": self._network,
             "pod": self._pod,
+            "secret": self._secret,
             "volume": self._volume,
             "plugin": self._plugin,
             "image": self._image,
@@ -231,6 +233,14 @@ class Remover:
             return True
         shared = _at(thing.document, "HostConfig", "VolumesFrom")
         return bool(shared) and any(surroundings.used("volume", name) for name in volumes)
+
+    async def _secret(self, thing: Thing, _: Surroundings) -> Result:
+        """Remove it; some Podmans take an unversioned removal for one of a swarm's things, which they have not."""
+        result = await self._delete(thing)
+        if result.fate is Fate.LEFT and (await self._engine.identity()).startswith("podman "):
+            status, _ignored = await self._call("DELETE", operation_path("libpod_secret_remove", thing.identifier))
+            return GONE if status in _GOOD or status == _NOT_FOUND else result
+        return result
 
     async def _pod(self, thing: Thing, _: Surroundings) -> Result:
         """Remove it if nothing but its own container is left in it."""

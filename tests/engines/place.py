@@ -98,7 +98,8 @@ class Engine:
     def remove(self, kind: str, reference: str) -> None:
         """Remove a thing as a stranger would, unless it is gone already."""
         more = {"container": "?force=1", "image": "?force=1&noprune=1", "pod": "?force=true", "plugin": "?force=1"}
-        status, answer = self.api("DELETE", remove_path(kind, reference) + more.get(kind, ""))
+        version = "/v1.40" if kind == "secret" else ""  # some Podmans remove no secret without a version
+        status, answer = self.api("DELETE", version + remove_path(kind, reference) + more.get(kind, ""))
         if status not in (200, 204, 404):
             raise WayError(f"the engine did not remove the {kind} {reference}: {answer}")
 

@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 
 import attrs
 
+from docker_tracker.engine.reference import familiar
 from tests.engines.place import CGROUP, IMAGE, Place, WayError, until
 
 VOLUME_IMAGE = "docker-tracker-conformance:volume"
@@ -173,8 +174,8 @@ def _load(place: Place) -> Made:
     manifest = json.dumps([{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}])
     files: dict[str, str | bytes] = {"config.json": config, "layer.tar": layer, "manifest.json": manifest}
     place.api("POST", "/images/load", data=archive(**files))
-    found = name if place.engine.has("image", name) is not None else f"localhost/{name}"
-    return Made(tuple(attrs.evolve(thing, labelled=False) for thing in image(place, found)))
+    tag = familiar(place.engine.has("image", name)["RepoTags"][0])  # Podman loads it as one of localhost
+    return Made(tuple(attrs.evolve(thing, labelled=False) for thing in image(place, tag)))
 
 
 def _tag(place: Place) -> Made:
