@@ -105,6 +105,48 @@ class BuildTests(TrackingCase):
             self.assertIn(("image", identifier, relation), self.shown())
             self.assertEqual(self.open_intents(), 0)
 
+    def test_shared_looks(self) -> None:
+        """An engine that is slow to list its images is asked for one list at a time, which many share."""
+        lists: list[Deferred[Any]] = [Deferred(), Deferred()]
+        self.engine.answers["/images/json"] = lists[0]
+        requests = [solve(moby(f"web:{call}"), call=call) for call in range(4)]
+        asking = [self.ask(request) for request in requests]
+        self.engine.answers["/images/json"] = lists[1]
+        asking[3].cancel()
+        self.failureResultOf(asking[3], CancelledError)
+        lists[0].callback([])
+        self.assertEqual([each.called for each in asking], [True, False, False, True])
+        lists[1].callback([{"Id": ID, "RepoTags": ["web:1"], "Created": 5}])
+        self.assertEqual([each.called for each in asking], [True] * 4)
+        self.assertEqual(self.engine.asked, ["/images/json"] * 2)
+        for request in requests[:3]:
+            self.successResultOf(self.end(request, answered({"containerimage.digest": ID})))
+        relations = {row.identifier: row.relation.value for row in self.recorded()}
+        self.assertEqual({tag: relations[tag] for tag in ("web:0", "web:1")}, {"web:0": "made", "web:1": "used"})
+
+    def test_slow_list(self) -> None:
+        """A build does not wait long for the list: its names count as there before, and the image goes by its age."""
+        for created, relation in ((10_000_002, "made"), (5, "used")):
+            self.setUp()
+            slow: Deferred[Any] = Deferred()
+            self.engine.answers["/images/json"] = slow
+            asking = self.ask(request := solve(moby("web:1")))
+            self.assertNoResult(asking)
+            self.clock.advance(1)
+            self.successResultOf(asking)
+            slow.callback([])
+            self.engine.answers["/images/json"] = [{"Id": ID, "RepoTags": ["web:1"], "Created": created}]
+            self.successResultOf(self.end(request, answered({"containerimage.digest": ID})))
+            self.assertEqual(self.shown(), [("image", ID, relation), ("image", "web:1", "used")])
+            self.assertEqual(self.open_intents(), 0)
+
+    def test_stops_while_listing(self) -> None:
+        """A job that ends does not wait for a list."""
+        self.engine.answers["/images/json"] = Deferred()
+        asking = self.ask(solve(moby("web:1")))
+        self.successResultOf(Deferred.fromCoroutine(self.recorder.stop()))
+        self.failureResultOf(asking, CancelledError)
+
     def test_other_exporters(self) -> None:
         """What makes no image in the engine is not recorded, nor are a build's other requests; that takes no look."""
         for request in (

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -58,6 +59,7 @@ _MOST_TASKS: Final = 256  # look-ups after answers; further ones are the watcher
 _MOST_NEW: Final = 1024  # containers that wait for a look; likewise
 _MOST_TOGETHER: Final = 64  # containers that one look tells of; their IDs stand in its query
 _LOOK_SECONDS: Final = 0.1  # that a new container waits for others to share its look
+_BEFORE_SECONDS: Final = 1.0  # that a build waits to know what is there before; it can wait two in all
 _MOST_BEFORE: Final = 4096  # images that an intent lists as there before
 _MOST_LINES: Final = 1000  # images that one answer in lines may tell of
 _COMMIT: Final = "container_commit"  # beside those that answer in lines, the create that makes a new image
@@ -114,6 +116,8 @@ class Recorder(Interceptor):
         self._looked_at: Sequence[_Course] = ()
         self._timer: IDelayedCall | None = None
         self._waiting: list[Deferred[None]] = []
+        self._asking: list[Deferred[list[Any]]] = []
+        self._listing: Deferred[Any] | None = None
 
     def wants(self, operation: Operation) -> Stage:
         """All creates, removals and renames, builds, and our own page; nothing else."""
@@ -206,7 +210,7 @@ class Recorder(Interceptor):
         exporters = [each for each in request.exporters if each.kind in _TO_THE_ENGINE]
         if request.step is BuildStep.SOLVE and exporters:
             names = _tags(*(each.attributes.get(_NAMES, "") for each in exporters))
-            course = await self._intended(exchange, "image", names, partial(self._images_before, names))
+            course = await self._intended(exchange, "image", names, partial(self._images_before_a_build, names))
             _builds(exchange)[request.call] = course
 
     async def build_finished(self, exchange: Exchange, request: BuildRequest, outcome: BuildOutcome) -> None:
@@ -256,6 +260,8 @@ class Recorder(Interceptor):
         self._give_up(courses)
         if self._timer is not None:
             self._timer.cancel()
+        if self._listing is not None:
+            self._listing.cancel()
         for task in [*self._tasks]:
             task.cancel()
 
@@ -326,8 +332,38 @@ class Recorder(Interceptor):
         return tuple(found)
 
     async def _images_before(self, names: tuple[Reference, ...]) -> tuple[Reference, ...]:
-        images = [("image", name) for seen in await self._images() for name in seen.called]
+        images = [("image", name) for seen in await self._images_now() for name in seen.called]
         return (ALL_IMAGES, *images) if len(images) < _MOST_BEFORE else tuple({*images}.intersection(names))
+
+    async def _images_before_a_build(self, names: tuple[Reference, ...]) -> tuple[Reference, ...]:
+        """As `_images_before`, but a build cannot wait long: what is not known in time counts as there before."""
+        looking = Deferred.fromCoroutine(self._images_before(names))
+        try:
+            return await looking.addTimeout(_BEFORE_SECONDS, self._clock)
+        except DeferredTimeout:
+            return names
+
+    async def _images_now(self) -> list[Any]:
+        """Return the images that are there now; all that ask while a list is under way share the next one."""
+        answer: Deferred[list[Any]] = Deferred()
+        self._asking.append(answer)
+        if self._listing is None:
+            self._list()
+        return await answer
+
+    def _list(self) -> None:
+        asking, self._asking = self._asking, []
+        self._listing = listing = Deferred.fromCoroutine(self._images())
+
+        def done(result: list[Any] | Failure) -> None:
+            self._listing = None
+            for answer in asking:
+                if not answer.called:  # its client has not left
+                    answer.callback(result)
+            if self._asking:
+                self._list()
+
+        listing.addBoth(done)
 
     async def _may_be_there(self, kind: str, name: str) -> bool:
         """Return whether something has a client's name; of what the engine won't say, nothing is claimed as made."""
