@@ -6,14 +6,17 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import textwrap
 import time
+import tomllib
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support.daemon import ROOT, TWISTD, daemon_environment
+from tests.support.daemon import ROOT, TWISTD, Daemon, daemon_environment
+from tests.support.dockerd import IMAGE
 from tests.support.engine import docker, engine_address, require_program
 
 DOCS = ROOT / "docs"
@@ -97,23 +100,76 @@ class DocsTests(SynchronousTestCase):
         tracker.terminate()
         self.assertEqual(tracker.wait(30), 0)
 
-    def test_ci(self) -> None:
-        """The script around a build leaves no container and no daemon behind, and passes the build's status on."""
-        (script,) = blocks("howto/ci", "bash")[:1]
-        build = "docker run --detach --volume /anonymous busybox:local sleep 1000 > id; echo $dir > dir; false"
-        script = script.replace("make test", build)
+
+class CITests(SynchronousTestCase):
+    """What docs/howto/ci.rst says, with a shell in the agent's place."""
+
+    def setUp(self) -> None:
+        self.engine = engine_address()
+        self.daemon = Daemon(f"--engine={self.engine}")
+        self.addCleanup(self.daemon.discard)
+        self.daemon.start()
+        self.control = self.daemon.directory / "run/control.sock"
+        self.daemon.wait_for(self.control.exists)
+        programs = self.daemon.directory / "bin"
+        programs.mkdir()
+        client = programs / "docker-tracker"
+        client.write_text(f'#!/bin/sh\nexec {sys.executable} -P -m docker_tracker.cli.main "$@"\n')
+        client.chmod(0o755)
+        self.environment = {
+            **daemon_environment(self.daemon.directory, {}),
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            "DOCKER_TRACKER_CONTROL": f"unix://{self.control}",
+            "DIRECTORY": str(self.daemon.directory),
+            "LEAK": f"docker run --detach --stop-signal KILL --volume /anonymous {IMAGE} sleep 1000 > $DIRECTORY/id",
+        }
+        for name, text in zip(
+            ("step", "environment", "pre-exit", "started.sh", "completed.sh"), blocks("howto/ci", "bash"), strict=True
+        ):
+            (self.daemon.directory / name).write_text(text)
+
+    def build(self, text: str, status: int = 0, **more: str) -> None:
+        """Run an agent's script, which makes a container of a job's; wait until that is gone."""
         done = subprocess.run(
-            ["bash", "-c", f"set -e\n{script}"],
-            cwd=self.directory,
-            env={**self.environment, "BUILD_ID": "7", "TMPDIR": str(self.directory)},
+            ["bash", "-c", text],
+            env={**self.environment, **more},
+            cwd=self.daemon.directory,
             capture_output=True,
+            text=True,
             timeout=120,
         )
-        self.assertEqual(done.returncode, 1, done.stderr)
-        identifier = (self.directory / "id").read_text().strip()
+        self.assertEqual(done.returncode, status, done.stderr)
+        identifier = (self.daemon.directory / "id").read_text().strip()
         self.assertEqual(len(identifier), 64)
-        self.assertEqual(docker("ps", "-aq", "--filter", f"id={identifier}", address=self.engine).stdout, b"")
-        socket = Path((self.directory / "dir").read_text().strip()) / "docker.sock"
-        while socket.exists():
-            time.sleep(0.02)
-        self.assertIn('"build"', (socket.parent / "audit.log").read_text().replace("/Labels/build", '"build"'))
+        (self.daemon.directory / "id").unlink()
+        found = ("ps", "-aq", f"--filter=id={identifier}")
+        self.daemon.wait_for(lambda: not docker(*found, address=self.engine).stdout)
+
+    def test_step(self) -> None:
+        """What one step has left is gone; its status is the build's."""
+        script = (self.daemon.directory / "step").read_text().replace("make test", "sh -c 'eval $LEAK; exit 3'")
+        self.build(script.replace("$LEAK", '"$LEAK"'), status=3)
+
+    def test_buildkite(self) -> None:
+        """The job ends by the hook at the end, or with the agent's process."""
+        hook = "bash -c '. ./environment; eval \"$LEAK\"'"
+        self.build(f"{hook} && bash ./pre-exit; exit 0", BUILDKITE_JOB_ID="0190-1")
+        self.build(f"{hook}; kill -9 $$", status=-9, BUILDKITE_JOB_ID="0190-2")
+
+    def test_github(self) -> None:
+        """The job ends by the hook at the end, or with the worker's process."""
+        hook = 'export GITHUB_ENV=$DIRECTORY/env; rm -f env; bash -e ./started.sh && export $(cat env) && eval "$LEAK"'
+        self.build(f"{hook} && bash -e ./completed.sh; exit $?", GITHUB_RUN_ID="77")
+        self.build(f"{hook}; kill -9 $$", status=-9, GITHUB_RUN_ID="77")
+
+    def test_gitlab(self) -> None:
+        """The job ends with the script's shell, whether it fails or is killed."""
+        tables = [tomllib.loads(block) for block in blocks("howto/ci", "toml")]
+        (script,) = (
+            runner["pre_build_script"]
+            for table in tables
+            for runner in table.get("runners", ())
+            if "pre_build_script" in runner
+        )
+        self.build(f"set -e; : | eval '{script}\neval \"$LEAK\"; exit 4'; exit $?", status=4, CI_JOB_ID="1")
+        self.build(f'{script}\neval "$LEAK"; kill -9 $$', status=-9, CI_JOB_ID="2")
