@@ -506,7 +506,7 @@ class Recorder(Interceptor):
         told = {resource.identifier for resource in course.made}
         wanted = told | {name for _, name in course.intent.names}
         found: list[Resource] = []
-        images = await self._images()
+        images = await self._images_now()
         for seen in images:
             tags = wanted.intersection(seen.names)
             if tags or seen.identifier in wanted:
