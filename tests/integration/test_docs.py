@@ -20,6 +20,7 @@ from tests.support.dockerd import IMAGE
 from tests.support.engine import docker, engine_address, require_program
 
 DOCS = ROOT / "docs"
+CLIENT = f'#!/bin/sh\nexec {sys.executable} -P -m docker_tracker.cli.main "$@"\n'
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -50,7 +51,12 @@ class DocsTests(SynchronousTestCase):
         self.addCleanup(shutil.rmtree, self.directory)
         (self.directory / "venv/bin").mkdir(parents=True)
         (self.directory / "venv/bin/twistd").symlink_to(TWISTD)
+        client = self.directory / "venv/bin/docker-tracker"
+        client.write_text(CLIENT)
+        client.chmod(0o755)
         self.environment = daemon_environment(self.directory, {"DOCKER_HOST": self.engine, "DOCKER_BUILDKIT": "0"})
+        for name in ("state", "run"):
+            self.environment[f"DOCKER_TRACKER_{name.upper()}_DIR"] = str(self.directory / name)
         self.environment["PATH"] = f"{self.directory / 'venv/bin'}:{os.environ['PATH']}"
 
     def type(self, command: str, **more: str) -> str:
@@ -81,6 +87,11 @@ class DocsTests(SynchronousTestCase):
             own = own.replace("cache:/", f"{prefix}cache:/")
             if command.startswith("export"):
                 host = f"unix://{self.directory}/try/tracker.sock"
+            elif command.startswith("unset"):
+                host = self.engine
+                assert tracker is not None
+                tracker.terminate()
+                self.assertEqual(tracker.wait(30), 0)
             elif "--nodaemon" in command:
                 with (self.directory / "log").open("wb") as log:
                     tracker = subprocess.Popen(
@@ -96,9 +107,8 @@ class DocsTests(SynchronousTestCase):
                 output = self.type(own, DOCKER_HOST=host)
                 wanted = expression(re.sub(r"\b(web|cache)\b", rf"{prefix}\1", shown))
                 self.assertRegex(output, rf"\A{wanted}" if shown else r"\A\Z", command)
-        assert tracker is not None
-        tracker.terminate()
-        self.assertEqual(tracker.wait(30), 0)
+        while [*(self.directory / "run/private").iterdir()]:  # the private tracker is about to end
+            time.sleep(0.02)
 
 
 class CITests(SynchronousTestCase):
@@ -114,7 +124,7 @@ class CITests(SynchronousTestCase):
         programs = self.daemon.directory / "bin"
         programs.mkdir()
         client = programs / "docker-tracker"
-        client.write_text(f'#!/bin/sh\nexec {sys.executable} -P -m docker_tracker.cli.main "$@"\n')
+        client.write_text(CLIENT)
         client.chmod(0o755)
         self.environment = {
             **daemon_environment(self.daemon.directory, {}),

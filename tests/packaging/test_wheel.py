@@ -49,7 +49,10 @@ class WheelTests(SynchronousTestCase):
     """One test, as each step needs the one before."""
 
     def test_installed(self) -> None:
-        """The wheel has what it should and nothing else, twistd lists the command, and the daemon starts and stops."""
+        """The wheel has what it should and nothing else, twistd lists the command, and the daemon starts and stops.
+
+        The client command says what it needs where the extra is missing.
+        """
         directory = Path(self.enterContext(tempfile.TemporaryDirectory()))
         # Without --wheel it is built from the source archive, elsewhere: no file of an old build/ gets in.
         run(sys.executable, "-m", "build", "--outdir", directory, ROOT)
@@ -69,6 +72,16 @@ class WheelTests(SynchronousTestCase):
         self.assertIn(
             "--no-such-option", run(twistd, "-n", "docker-tracker", "--no-such-option", cwd=directory, status=1)
         )
+
+        client = programs / "docker-tracker"
+        self.assertEqual(
+            run(client, "--help", cwd=directory, status=1),
+            "docker-tracker: the client command needs click, which is not installed:"
+            " pip install 'docker-tracker[cli]'\n",
+        )
+        run(programs / "pip", "install", "--quiet", "--disable-pip-version-check", f"{wheel}[cli]")
+        self.assertRegex(run(client, "--help", cwd=directory), r"(?m)^  run +\S+")
+        self.assertIn("--own-cgroup", run(client, "run", "--help", cwd=directory))
 
         daemon = Daemon(
             f"--listen=unix://{directory / 'listen'}", f"--engine=unix://{directory / 'none'}", program=twistd
