@@ -2,13 +2,15 @@
 # make bench: what the daemon costs, beside other proxies.  BENCH="--install --rounds 3" hands options on.
 # make soak: half an hour of mixed traffic.  SOAK="--minutes 30 --engine unix:///path/docker.sock" names the engine.
 # make torture: thousands of rounds in which something dies.  TORTURE="--engine real --seed 7 --rounds 100" says which.
+# make engines: each way to create, on each engine.  ENGINES="--bundles COMMAND --write" names what brings them up, and
+# writes the page of the reference; without it a private engine of Debian's docker.io is gone through, and nothing is written.
 
 PYTHON ?= python3
 VENV := .venv
 DEMO := .cache/demo
 PARTS := unit integration wheel typing lint layers docs
 
-.PHONY: test demo bench soak torture coverage clean $(PARTS)
+.PHONY: test demo bench soak engines torture coverage clean $(PARTS)
 
 test: $(VENV)/.tools
 	@$(VENV)/bin/python -m tests.run
@@ -28,6 +30,9 @@ soak: $(VENV)/.tools
 TORTURE ?= --quiet --rounds 5000
 torture: $(VENV)/.tools
 	@$(VENV)/bin/python -m tests.torture $(TORTURE)
+
+engines: $(VENV)/.tools
+	@$(VENV)/bin/python -m tests.engines $(ENGINES)
 
 demo: $(DEMO)/.installed
 	@$(PYTHON) -m demo $(DEMO)/bin/twistd

@@ -6,7 +6,8 @@ Each part is a process of its own, and a failing one does not stop the others. T
 engine or much time after one another, the checks of the source beside them. One private engine serves the whole run.
 
 Settings are the constants below; REQUIRE_ENGINE=1 makes it an error that there is no engine, and
-DOCKER_TRACKER_TEST_ENGINE=ADDRESS uses that one instead of a private one.
+DOCKER_TRACKER_TEST_ENGINE=ADDRESS uses that one instead of a private one. DOCKER_TRACKER_ENGINES=COMMAND has some
+ways to create gone on engines that this command brings up (``tests/engines``); without it that part is not there.
 """
 
 from __future__ import annotations
@@ -42,6 +43,13 @@ UNIT_COVERAGE = 98.0
 """Percent of them in UNIT_COVERAGE_ROOMS that the unit tests reach alone."""
 
 UNIT_COVERAGE_ROOMS = ("http1", "engine", "plugins")
+
+ENGINES_VARIABLE = "DOCKER_TRACKER_ENGINES"
+OTHER_ENGINES = r"^(docker-26|docker-28 \(containerd\)|podman-5)$"
+OTHER_WAYS = (
+    r"^(container|commit|network|classic build|docker buildx build|docker compose.*|libpod: pod.*|all of API.*)$"
+)
+"""What other engines are tried with in a test run, as regular expressions: a minute or two."""
 
 PART_SECONDS = 1200
 """After this time a part is killed and has failed."""
@@ -187,6 +195,12 @@ def integration(runner: Runner) -> Result:
     return trial(runner, "integration", modules("integration"))
 
 
+def engines(runner: Runner) -> Result:
+    """Some ways to create on other engines; ``make engines`` goes all of them on all."""
+    command = (sys.executable, "-m", "tests.engines", f"--bundles={os.environ[ENGINES_VARIABLE]}")
+    return check(runner, "engines", (*command, f"--names={OTHER_ENGINES}", f"--only={OTHER_WAYS}"))
+
+
 def wheel(runner: Runner) -> Result:
     """The built wheel, installed into a clean environment."""
     return trial(runner, "wheel", modules("packaging"), measured=False)
@@ -294,6 +308,8 @@ LANES: tuple[tuple[Callable[[Runner], Result], ...], ...] = (
     (unit, integration, coverage),
     (lint, layers, typing, docs, wheel),
 )
+if os.environ.get(ENGINES_VARIABLE):
+    LANES = ((*LANES[0], engines), LANES[1])
 PARTS = {part.__name__: part for lane in LANES for part in lane}
 
 

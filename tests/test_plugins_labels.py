@@ -254,10 +254,12 @@ class ImplicitVolumesTests(_Case):
 
     def test_stays(self) -> None:
         """Where it could mean something else, or the version or the engine has no such thing, nothing is changed."""
-        for more in ({"VolumeDriver": "local"}, {"Tmpfs": {"/c": ""}}, {"Mounts": {}}):
+        others: list[dict[str, Any]] = [{"VolumeDriver": "local"}, {"Tmpfs": {"/c": ""}}, {"Mounts": {}}]
+        for more in others:
             host = {"Binds": ["cache:/c"], **more}
             self.assertEqual(self.sent(host), host)
-        for odd in (["a:/c"], ["../x:/c"], ["cache:c"], ["cache"], ["ca/che:/c"], [5], {}, "cache:/c", [], None):
+        odds: list[Any] = [["a:/c"], ["../x:/c"], ["cache:c"], ["cache"], ["ca/che:/c"], [5], {}, "cache:/c", [], None]
+        for odd in odds:
             self.assertEqual(self.sent({"Binds": odd}), {"Binds": odd})
         host = {"Binds": ["cache:/c"]}
         for version in ("v1.24", "v1.9", "v1", "v1.25a"):

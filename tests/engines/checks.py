@@ -106,7 +106,7 @@ def _unnoticed(tracker: Tracker, place: Place, made: Made) -> list[Thing]:
     order = ("service", "container", "pod", "network", "volume", "secret", "config", "plugin", "image")
     things = [thing for thing in made.things if thing.kind != "exec"]  # it ends with its container
     for thing in sorted(things, key=lambda thing: (order.index(thing.kind), thing.reference.startswith("sha256:"))):
-        until(lambda thing=thing: _removed(place.engine, thing), 30)  # type: ignore[misc]
+        until(lambda thing=thing: _removed(place.engine, thing), 30)
     left: list[Thing] = []
 
     def noticed() -> bool:

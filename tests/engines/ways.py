@@ -254,7 +254,13 @@ def _swarm_thing(kind: str) -> Callable[[Place], Made]:
 
 
 def _stack(place: Place) -> Made:
-    service = {"image": IMAGE, "command": SLEEP, "stop_grace_period": "0s", "configs": ["conf"], "networks": ["net"]}
+    service: dict[str, Any] = {
+        "image": IMAGE,
+        "command": SLEEP,
+        "stop_grace_period": "0s",
+        "configs": ["conf"],
+        "networks": ["net"],
+    }
     service["deploy"] = {"endpoint_mode": "dnsrr"}
     place.write("conf", place.mark)
     stack = {"version": "3.8", "services": {"web": service}, "networks": {"net": {}}}
