@@ -30,6 +30,10 @@ BODIES: list[tuple[str, Any, list[str]]] = [
     ("container_create", {"HostConfig": {}, "Binds": ["/a:/x"]}, []),
     ("service_create", {"TaskTemplate": {"ContainerSpec": {"Mounts": [BIND]}}}, ["/a"]),
     ("service_update", {"TaskTemplate": {"ContainerSpec": {"Mounts": [BIND]}}}, ["/a"]),
+    ("libpod_container_create", {"mounts": [{"type": "bind", "source": "/a", "destination": "/x"}]}, ["/a"]),
+    ("libpod_container_create", {"mounts": [{"source": "/a", "options": ["rbind"]}, {"type": "tmpfs"}]}, ["/a"]),
+    ("libpod_pod_create", {"overlay_volumes": [{"destination": "/x", "source": "/a"}], "mounts": [BIND]}, ["/a"]),
+    ("libpod_container_create", {"volumes": [{"Name": "/a"}], "HostConfig": {"Binds": ["/a:/x"]}}, []),
     ("service_create", {"TaskTemplate": {"ContainerSpec": None}, "HostConfig": {"Binds": ["/a:/x"]}}, []),
 ]
 

@@ -80,3 +80,11 @@ class PathTests(SynchronousTestCase):
         self.assertEqual(list_call("pod"), ("/v4.0.0/libpod/pods/json", {}))
         self.assertEqual(inspect_path("pod", "a"), "/v4.0.0/libpod/pods/a/json")
         self.assertEqual(remove_path("pod", "a"), "/v4.0.0/libpod/pods/a")
+
+
+class MapTests(SynchronousTestCase):
+    def test_clients_own_keys(self) -> None:
+        """In the maps of Podman's own API keys that differ in case only are two: proxies' variables are so."""
+        for name in ("env", "labels", "sysctl", "secret_env", "storage_opts", "unified"):
+            text = f'{{"{name}":{{"HTTP_PROXY":"1","http_proxy":"2"}}}}'.encode()
+            self.assertEqual(Document.parse(text).get(name), {"HTTP_PROXY": "1", "http_proxy": "2"})

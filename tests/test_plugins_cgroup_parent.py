@@ -103,6 +103,19 @@ class CgroupParentTests(SynchronousTestCase):
                 deferred = Deferred.fromCoroutine(self.interceptor("/jobs").request_json(one, document))
                 self.failureResultOf(deferred, RefusedError)
 
+    def test_builds_on_podman(self) -> None:
+        """A build on Podman gets a cgroup of its own below the parent; a slice is left as it is."""
+        for wanted, engine, expected in (
+            ("/p", "podman host in /", "/build?cgroupparent=%2Fp%2Fbuild-1"),
+            ("/p", "id in /", "/build?cgroupparent=%2Fp"),
+        ):
+            interceptor = self.interceptor(wanted)
+            self.engine.name = engine
+            self.assertEqual(self.built(interceptor, "/build"), expected)
+        interceptor = self.interceptor("a.slice", SYSTEMD)
+        self.engine.name = "podman host in /"
+        self.assertEqual(self.built(interceptor, "/build"), "/build?cgroupparent=a.slice")
+
     def test_interceptor(self) -> None:
         """It is a guard of creates, starts and builds, and of nothing else."""
         interceptor = self.interceptor()

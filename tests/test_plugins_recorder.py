@@ -318,6 +318,36 @@ class ContainerTests(RecorderCase):
         self.create({"HostConfig": {"VolumesFrom": ["donor:ro"]}}, mounts=("d1", OTHER))
         self.assertEqual(self.shown(), [("container", ID, "made"), ("volume", "d1", "used"), ("volume", OTHER, "made")])
 
+    def test_in_a_pod(self) -> None:
+        """Podman's own: volumes of a pod are not those of a container in it; its own are, by name or without one."""
+        self.engine.answers["/v4.0.0/libpod/pods/p/json"] = {"InfraContainerID": "infra"}
+        self.engine.answers["/containers/infra/json"] = {"Mounts": [{"Type": "volume", "Name": "ofpod"}]}
+        mounts = [{"Type": "volume", "Name": name} for name in ("ofpod", "own", OTHER)]
+        self.engine.answers[f"/containers/{ID}/json"] = {"Id": ID, "Name": "/c", "Mounts": mounts}
+        self.engine.answers[f"/volumes/{OTHER}"] = self.engine.answers["/volumes/ofpod"] = {}
+        body = {"name": "c", "pod": "p", "volumes": [{"Name": "own", "Dest": "/o"}]}
+        self.do("POST", "/v4.0.0/libpod/containers/create", body, {"Id": ID}, status=201)
+        self.clock.advance(0.1)
+        made = [("container", ID, "made"), ("volume", OTHER, "made"), ("volume", "ofpod", "used")]
+        self.assertEqual(self.shown(), [*made, ("volume", "own", "made")])
+        self.settled()
+
+    def test_odd_pods(self) -> None:
+        """A pod that nobody has, or could have, has no volumes; in Docker's API the key means nothing."""
+        for path, pod in (("/v4.0.0/libpod", "none"), ("/v4.0.0/libpod", ["p"]), ("/v4.0.0/libpod", "../x"), ("", "p")):
+            self.engine.asked.clear()
+            self.do("POST", f"{path}/containers/create", {"pod": pod}, status=400)
+            self.assertEqual(self.engine.asked, ["/v4.0.0/libpod/pods/none/json"] if pod == "none" else [])
+
+    def test_pod(self) -> None:
+        """A pod is recorded with the volumes that it brings along, and is gone when it is removed."""
+        body = {"name": "p", "volumes": [{"Name": "v", "Dest": "/v"}]}
+        self.do("POST", "/v4.0.0/libpod/pods/create", body, {"Id": ID}, status=201)
+        self.assertEqual(self.shown(), [("pod", ID, "made"), ("volume", "v", "made")])
+        self.do("DELETE", "/v4.0.0/libpod/pods/p?force=true", answer={"Id": ID})
+        self.assertEqual(self.shown(), [("volume", "v", "made")])
+        self.settled()
+
     def test_gone_at_once(self) -> None:
         """A container that removed itself before the look is settled; its volumes went with it."""
         self.do("POST", "/containers/create", {}, {"Id": ID}, status=201)

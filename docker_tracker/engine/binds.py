@@ -27,6 +27,8 @@ def _arrays(document: Document, operation: str) -> Iterator[tuple[Path, list[Any
         # Engines up to 20.10 read both at the top, too, if there is no HostConfig (runconfig/config_unix.go).
         above: Path = () if document.get(_HOST_CONFIG) is None else (_HOST_CONFIG,)
         paths: tuple[Path, ...] = ((*above, "Binds"), (*above, "Mounts"))
+    elif operation.startswith("libpod_"):  # pkg/specgen of Podman
+        paths = (("mounts",), ("overlay_volumes",))
     else:
         paths = (_OF_SERVICES,)
     for path in paths:
