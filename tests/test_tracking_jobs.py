@@ -477,6 +477,23 @@ class JobsTests(SynchronousTestCase):
         self.assertEqual(self.jobs.get("build").state, JobState.OPEN)
         self.assertEqual(self.events(), ["job started", "job reaped"])
 
+    def test_reap_failed(self) -> None:
+        """A job that has failed, or is kept for that, is gone as soon as somebody has removed what was left of it."""
+        self.reaper.left = (ReapItem(kind="volume", identifier="v", outcome="left"),)
+        self.make("stuck")
+        self.result(self.jobs.end("stuck", "enough"))
+        self.make("kept", keep_on_failure=100.0)
+        self.result(self.jobs.end("kept", "it exited with 1", failed=True))
+        self.result(self.jobs.reap("stuck"))
+        self.assertEqual(self.jobs.get("stuck").state, JobState.FAILED)
+        self.reaper.left = ()
+        for name in ("stuck", "kept"):
+            self.result(self.jobs.reap(name, dry_run=True))
+            self.assertEqual(self.jobs.get(name).state, JobState.FAILED)
+            self.result(self.jobs.reap(name))
+            self.assertEqual(self.jobs.get(name).state, JobState.GONE)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
     def test_reconcile(self) -> None:
         """It is the reconciler's; where nothing is compared it is refused."""
         self.assertEqual(self.refused(self.jobs.reconcile()).status, 409)

@@ -291,6 +291,9 @@ class Jobs:
         if not dry_run:
             self.count(report)
             self.tell("job reaped", job, _summary(report))
+            course = self._courses.get(job.id)
+            if course is not None and course.job.state is JobState.FAILED and report.complete:
+                course.release()
         return report
 
     async def reconcile(self, dry_run: bool = False, adopt: str = "") -> ReapReport:
@@ -568,6 +571,12 @@ class _Course(Course):
         if report is not None and report.problem.startswith(_KEPT) and self._kept_for() > 0:
             self.held = self._jobs.reactor.callLater(self._kept_for(), self._unhold)
         self._tell()
+
+    def release(self) -> None:
+        """Nothing of a job that failed is left any more: go on to its end, also if it was to be kept yet."""
+        if self.held is not None:
+            self.held.cancel()
+        self._unhold()
 
     def _unhold(self) -> None:
         self.held = None
