@@ -29,6 +29,8 @@ from types import FrameType
 
 from attrs import Factory, define, evolve, field, frozen
 
+from tests.engines.__main__ import bundled
+from tests.integration.test_builds import CLIENT_VARIABLE, ENGINE_VARIABLE
 from tests.support.dockerd import EngineError, PrivateEngine, why_impossible
 from tests.support.engine import ADDRESS_VARIABLE, REQUIRE_VARIABLE
 
@@ -42,9 +44,10 @@ TOTAL_COVERAGE = 95.0
 UNIT_COVERAGE = 98.0
 """Percent of them in UNIT_COVERAGE_ROOMS that the unit tests reach alone."""
 
-UNIT_COVERAGE_ROOMS = ("http1", "engine", "plugins")
+UNIT_COVERAGE_ROOMS = ("http1", "http2", "engine", "plugins", "cli")
 
 ENGINES_VARIABLE = "DOCKER_TRACKER_ENGINES"
+BUILDER = "docker-28"
 OTHER_ENGINES = r"^(docker-26|docker-28 \(containerd\)|podman-5)$"
 OTHER_WAYS = (
     r"^(container|commit|network|classic build|docker buildx build|docker compose.*|libpod: pod.*|all of API.*)$"
@@ -140,8 +143,11 @@ def modules(*folders: str) -> list[str]:
     return [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in found]
 
 
-def trial(runner: Runner, name: str, names: list[str], measured: bool = True) -> Result:
-    """Run test modules with trial, coverage measured also in the processes that they start."""
+def trial(runner: Runner, name: str, names: list[str], measured: bool = True, **environment: str) -> Result:
+    """Run test modules with trial, coverage measured also in the processes that they start.
+
+    :param environment: added to this process's own.
+    """
     if not names:
         return Result(name=name, skipped=1, reasons=(f"{name}: it has no tests yet",))
     COVERAGE_DATA.mkdir(parents=True, exist_ok=True)
@@ -151,7 +157,14 @@ def trial(runner: Runner, name: str, names: list[str], measured: bool = True) ->
     temporary = f"--temp-directory={CACHE / 'trial' / name}"
     (CACHE / "trial").mkdir(exist_ok=True)
     status, output = runner.run(
-        sys.executable, *measure, "-m", "twisted.trial", temporary, *names, COVERAGE_FILE=str(COVERAGE_DATA / name)
+        sys.executable,
+        *measure,
+        "-m",
+        "twisted.trial",
+        temporary,
+        *names,
+        COVERAGE_FILE=str(COVERAGE_DATA / name),
+        **environment,
     )
     return count_trial(name, status, output)
 
@@ -199,6 +212,16 @@ def engines(runner: Runner) -> Result:
     """Some ways to create on other engines; ``make engines`` goes all of them on all."""
     command = (sys.executable, "-m", "tests.engines", f"--bundles={os.environ[ENGINES_VARIABLE]}")
     return check(runner, "engines", (*command, f"--names={OTHER_ENGINES}", f"--only={OTHER_WAYS}"))
+
+
+def builds(runner: Runner) -> Result:
+    """Builds by today's clients, on an engine that is brought up for them."""
+    try:
+        with bundled(os.environ[ENGINES_VARIABLE], BUILDER, BUILDER, ()) as engine:
+            variables = {CLIENT_VARIABLE: engine.cli, ENGINE_VARIABLE: engine.address, **engine.environment}
+            return trial(runner, "builds", ["tests.integration.test_builds"], measured=False, **variables)
+    except subprocess.SubprocessError as error:
+        return Result(name="builds", skipped=1, reasons=(f"builds: there is no {BUILDER}: {error}",))
 
 
 def wheel(runner: Runner) -> Result:
@@ -309,7 +332,7 @@ LANES: tuple[tuple[Callable[[Runner], Result], ...], ...] = (
     (lint, layers, typing, docs, wheel),
 )
 if os.environ.get(ENGINES_VARIABLE):
-    LANES = ((*LANES[0], engines), LANES[1])
+    LANES = ((*LANES[0], engines, builds), LANES[1])
 PARTS = {part.__name__: part for lane in LANES for part in lane}
 
 
