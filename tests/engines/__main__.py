@@ -123,7 +123,8 @@ def run(engine: Engine, ways: list[Way]) -> tuple[str, dict[str, dict[str, str]]
     engine.remove("image", VOLUME_IMAGE)
     if "swarm" in able:
         engine.api("POST", "/swarm/leave?force=1")
-    return f"{version['Version'].partition('+')[0]}, API {version['ApiVersion']}", cells
+    driver = engine.api("GET", "/info")[1]["Driver"]
+    return f"{version['Version'].partition('+')[0]}, API {version['ApiVersion']}, {driver}", cells
 
 
 def _short(cell: dict[str, str]) -> str:

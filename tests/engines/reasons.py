@@ -42,12 +42,6 @@ REASONS: tuple[tuple[str, str, str, str], ...] = (
         "The BuildKit of Docker 20.10 takes no notice of a cgroup parent.",
     ),
     (
-        r"docker build \(BuildKit\)",
-        "docker.*",
-        "cgroup",
-        "``POST /build?version=2`` passes no cgroup parent to BuildKit.",
-    ),
-    (
         r"network|all of API 1\.24|libpod: volume, network, secret",
         r"podman-4",
         "noticed",
