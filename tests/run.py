@@ -208,6 +208,11 @@ def integration(runner: Runner) -> Result:
     return trial(runner, "integration", modules("integration"))
 
 
+def crashes(runner: Runner) -> Result:
+    """The crash matrix, on engines of its own; ``make torture`` goes on for hours."""
+    return trial(runner, "crashes", ["tests.torture.test_torture"], measured=False)
+
+
 def engines(runner: Runner) -> Result:
     """Some ways to create on other engines; ``make engines`` goes all of them on all."""
     command = (sys.executable, "-m", "tests.engines", f"--bundles={os.environ[ENGINES_VARIABLE]}")
@@ -329,7 +334,7 @@ def _has_mark(process: Path, mark: bytes) -> bool:
 # The first lane's parts share the engine and measure; the second's only read the source.
 LANES: tuple[tuple[Callable[[Runner], Result], ...], ...] = (
     (unit, integration, coverage),
-    (lint, layers, typing, docs, wheel),
+    (lint, layers, typing, docs, wheel, crashes),
 )
 if os.environ.get(ENGINES_VARIABLE):
     LANES = ((*LANES[0], engines, builds), LANES[1])
