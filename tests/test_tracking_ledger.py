@@ -295,6 +295,27 @@ class ResourceTests(LedgerCase):
             ]
             self.assertEqual(found, wanted, kind)
 
+    def test_moved_tags(self) -> None:
+        """A tag of one job is that of another job, from when it leads to its image; for the same image it stays."""
+        other = self.job("other")
+
+        def tag(image: str, relation: Relation = Relation.MADE) -> Resource:
+            return Resource(kind="image", identifier="web:ci", name="web:ci", parent=image, relation=relation)
+
+        def owners() -> list[tuple[bool, str]]:
+            return [(row.job_id == other, row.parent) for row in self.existing() if row.relation is Relation.MADE]
+
+        first = self.make(tag("sha256:1"))
+        self.make(tag("sha256:1", Relation.USED), job_id=other)
+        self.make(tag("", Relation.USED), job_id=other)
+        self.assertEqual(owners(), [(False, "sha256:1")])
+        self.make(tag("sha256:2", Relation.USED), job_id=other)
+        self.assertEqual(owners(), [(True, "sha256:2")])
+        self.successResultOf(self.ledger.record(first, [tag("sha256:1")], State.DONE))  # a late look
+        self.assertEqual(owners(), [(True, "sha256:2")])
+        self.make(tag("sha256:3"))
+        self.assertEqual(owners(), [(False, "sha256:3")])
+
     def test_brought_up_to_date(self) -> None:
         """A name that is learned later is kept; one that is not known does not erase it."""
         for name, wanted in (("", ""), ("web", "web"), ("", "web"), ("api", "api")):

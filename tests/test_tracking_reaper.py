@@ -425,6 +425,19 @@ class ImageTests(ReapCase):
         self.assertEqual(report.left[0].reason, "others have named it theirs:1")
         self.assertEqual(self.engine.named("image"), {"theirs:1"})
 
+    def test_older_tag(self) -> None:
+        """An image whose name was there before the job stays, with the steps that led to it; the job is over."""
+        step = self.record("image", self.engine.add("image"), name="")
+        image = self.record("image", self.engine.add("image", "", RepoTags=["theirs:1", "mine:1"], Parent=step))
+        self.record("image", "mine:1", parent=image)
+        self.record("image", "theirs:1", parent=image, relation=Relation.USED)
+        report = self.reap()
+        self.assertTrue(report.complete)
+        self.assertEqual(self.outcomes(report), {"mine:1": "removed", image: "kept", step: "kept"})
+        reasons = {item.identifier: item.reason for item in report.items}
+        self.assertEqual(reasons[image], "its name was there before the job: theirs:1")
+        self.assertEqual(self.engine.named("image"), {"theirs:1", step})
+
     def test_tag_in_use(self) -> None:
         """While a tag of the job's own cannot go, neither can the image."""
         image = self.record("image", self.engine.add("image", "mine:1"))

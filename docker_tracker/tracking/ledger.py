@@ -464,14 +464,21 @@ def _with_parent(database: sqlite3.Connection, resource: Resource) -> Resource:
 
 
 def _put(database: sqlite3.Connection, resource: Resource, job: str, intent: int, now: float) -> None:
-    """Insert or update a resource. One job at most has made a thing; what a job made and uses, it made."""
+    """Insert or update a resource. One job at most has made a thing; what a job made and uses, it made.
+
+    A tag that a job made is another job's from when that moves it to another image.
+    """
     rows = database.execute(
-        "SELECT number, job, relation FROM resources WHERE kind = ? AND identifier = ? AND removed IS NULL",
+        "SELECT number, job, relation, parent FROM resources WHERE kind = ? AND identifier = ? AND removed IS NULL",
         (resource.kind, resource.identifier),
     ).fetchall()
-    own = next(((number, relation) for number, owner, relation in rows if owner == job), None)
+    own = next(((number, relation) for number, owner, relation, _ in rows if owner == job), None)
     relation = resource.relation.value
-    if any(owner != job and other == Relation.MADE.value for _, owner, other in rows):
+    made = next((row for row in rows if row[1] != job and row[2] == Relation.MADE.value), None)
+    if made is not None and _moves(database, resource, intent, made[3]):
+        database.execute("UPDATE resources SET removed = ? WHERE number = ?", (now, made[0]))
+        relation = Relation.MADE.value
+    elif made is not None:
         relation = Relation.USED.value
     elif own is not None and own[1] == Relation.MADE.value:
         relation = Relation.MADE.value
@@ -499,6 +506,17 @@ def _put(database: sqlite3.Connection, resource: Resource, job: str, intent: int
         " attributes = CASE attributes WHEN '{}' THEN ? ELSE attributes END, relation = ?, intent = ? WHERE number = ?",
         (resource.name, resource.parent, json.dumps(dict(resource.attributes)), relation, intent, own[0]),
     )
+
+
+def _moves(database: sqlite3.Connection, resource: Resource, intent: int, parent: str) -> bool:
+    """Return whether a tag leads to another image than it did, and was not taken by another one since.
+
+    :param parent: The image that it led to.
+    """
+    if resource.kind != "image" or not parent or resource.parent in ("", parent):
+        return False
+    lost = "SELECT 1 FROM resources WHERE intent = ? AND kind = 'image' AND identifier = ? AND removed IS NOT NULL"
+    return database.execute(lost, (intent, resource.identifier)).fetchone() is None
 
 
 def _is_new(database: sqlite3.Connection, resource: Resource, since: float) -> bool:

@@ -36,6 +36,7 @@ _DAY: Final = 86400.0
 _FIRST_PAUSE: Final = 0.25
 _LAST_PAUSE: Final = 10.0
 _MOST_TRIES: Final = 6  # passes in a row in which nothing could be removed: seven seconds or so
+_MOST_NAMES: Final = 5  # of an image, that a report tells
 _SETTLE_SECONDS: Final = 5.0  # that creates without an answer are waited for; later ones are the reconciler's
 _LOCAL_SLACK: Final = 2.0  # some engines give whole seconds only
 _REMOTE_SLACK: Final = 60.0  # another host's clock may be wrong by as much
@@ -308,7 +309,7 @@ class _Course:
                 if thing.reference not in kept:
                     kept[thing.reference] = _needs(user)
                     news.append(thing)
-        return kept
+        return self._named_before(things) | kept
 
     def _came_back(self, thing: Thing) -> bool:
         """Whether a volume has nothing but the name of one that the job made."""
@@ -316,6 +317,24 @@ class _Course:
             return False
         slack = _LOCAL_SLACK if self._engine.address.startswith("unix:") else _REMOTE_SLACK
         return thing.seen.created > thing.resource.created + slack
+
+    def _named_before(self, things: Sequence[Thing]) -> dict[Reference, str]:
+        """Return the images with names that were there before the job, which only moved them, and the steps to them."""
+        found: dict[Reference, str] = {}
+        by_reference = {thing.reference: thing for thing in things}
+        for image in things:
+            names = sorted(name for name in image.seen.names if self._uses("image", name)) if image.is_image_id else ()
+            thing: Thing | None = image if names else None
+            reason = f"its name was there before the job: {', '.join(names[:_MOST_NAMES])}"
+            while thing is not None and thing.reference not in found:
+                found[thing.reference] = reason
+                reason = _needs(thing)
+                thing = by_reference.get(("image", str(thing.document.get("Parent"))))
+        return found
+
+    def _uses(self, kind: str, identifier: str) -> bool:
+        found = self._recorded.get((kind, identifier))
+        return found is not None and found.relation is Relation.USED
 
     @staticmethod
     def _task_keepers(things: Sequence[Thing], kept: Collection[Reference]) -> dict[Reference, str]:
@@ -370,8 +389,8 @@ def _order(thing: Thing) -> tuple[int, bool]:
 def _used_by(user: Thing, things: Iterable[Thing]) -> list[Thing]:
     """Return what something needs, of all that is the job's."""
     needed = uses(user.kind, user.document)
-    if user.kind == "image" and user.seen.identifier:
-        needed.add(("image", user.seen.identifier))  # a tag needs its image
+    if user.kind == "image":  # a tag needs its image, and that the step of the build before it
+        needed |= {("image", name) for name in (user.seen.identifier, user.document.get("Parent")) if name}
     return [
         thing
         for thing in things
