@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,6 +77,22 @@ class RunTests(Case):
         self.assertGreater(request.ends.process.started, 0)
         self.assertEqual(lease[0], "lease")
         self.assertEqual(end[2:], ("'sh' ended with status 3", True))
+
+    def test_closed_streams(self) -> None:
+        """Closed standard streams stay closed for the command, and the job's end is waited for all the same."""
+        report = self.directory / "report"
+        line = f"{shlex.quote(sys.executable)} -m docker_tracker.cli.main run --report={report} -- sh -c"
+        script = f"ls /proc/$$/fd > {self.out}; exit 3"
+        with self.serve() as it:
+            it.jobs.left = (CONTAINER,)
+            environ = {**os.environ, **self.environ}
+            for streams in ("2>&-", "<&- >&- 2>&-"):
+                done = subprocess.run(["sh", "-c", f"{line} {shlex.quote(script)} {streams}"], env=environ, timeout=60)
+                self.assertEqual(done.returncode, 3)
+                table = json.loads(report.read_text())
+                self.assertEqual((table["status"], table["leaked"], table["job"]["state"]), (3, 1, "gone"))
+                self.assertEqual("0" in self.out.read_text().split(), streams == "2>&-")
+                self.assertNotIn("2", self.out.read_text().split())
 
     def test_name(self) -> None:
         """Without a name the job has a random one."""
