@@ -10,6 +10,7 @@ from twisted.python import usage
 
 from docker_tracker.config import Settings, effective, load
 from docker_tracker.errors import ConfigurationError
+from docker_tracker.version import version
 
 _REPEATABLE = ("listen", "port", "label", "plugin-dir")
 
@@ -123,13 +124,3 @@ def finish_check(settings: Settings) -> NoReturn:
     for warning in settings.warnings:
         sys.stderr.write(f"warning: {warning}\n")
     raise SystemExit(0)
-
-
-def version() -> str:
-    """Return the version of the installed package."""
-    from importlib import metadata  # slow, and rarely asked for
-
-    try:
-        return metadata.version("docker-tracker")
-    except metadata.PackageNotFoundError:
-        return "(a checkout that is not installed)"

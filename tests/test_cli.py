@@ -401,7 +401,7 @@ class ErrorTests(CommandCase):
         help_ = self.out("--help")
         for name in ("run", "job", "ps", "reap", "reconcile", "why", "events", "report", "completion"):
             self.assertRegex(help_, rf"(?m)^  {name} ")
-        self.assertRegex(self.out("--version"), r"^docker-tracker, version \d")
+        self.assertRegex(self.out("--version"), r"^docker-tracker (\d|\(a checkout)")
 
     def test_colour(self) -> None:
         """Colour is for terminals, and not with NO_COLOR."""

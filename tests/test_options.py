@@ -17,7 +17,8 @@ from twisted.plugin import getPlugins
 from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
-from docker_tracker.options import Options, finish_check, settings_of, version
+from docker_tracker.options import Options, finish_check, settings_of
+from docker_tracker.version import version
 
 
 class OptionsTests(SynchronousTestCase):

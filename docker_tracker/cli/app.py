@@ -13,6 +13,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from docker_tracker.cli.shared import Place
+from docker_tracker.version import version
 
 #: Where the commands are, and what they are for.
 _COMMANDS: Final = {
@@ -46,6 +47,12 @@ class _Lazy(click.Group):
             formatter.write_dl([(name, help_) for name, (_, help_) in _COMMANDS.items()])
 
 
+def _show_version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        click.echo(f"docker-tracker {version()}")
+        context.exit()
+
+
 @click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--control",
@@ -54,7 +61,14 @@ class _Lazy(click.Group):
     metavar="ADDRESS",
     help="The control socket: unix:///path. By default what the configuration says, or where it usually is.",
 )
-@click.version_option(package_name="docker-tracker", prog_name="docker-tracker")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
 @click.pass_context
 def tracker(ctx: click.Context, control: str) -> None:
     """Jobs on a Docker engine: a socket for each, and nothing left behind."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from importlib import metadata
 from typing import Any, Final
 
 import attrs
+import twisted
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -25,6 +25,7 @@ from docker_tracker.engine.catalogue import RESOURCE_KINDS
 from docker_tracker.errors import ConfigurationError, EngineError, RefusedError, TrackerError
 from docker_tracker.interfaces import IEngine, IJob, IJobs, ILedger
 from docker_tracker.job import JobRequest
+from docker_tracker.version import version
 
 log = Logger()
 
@@ -85,7 +86,7 @@ class Api:
         self._jobs, self._ledger, self._engine, self._counts = jobs, ledger, engine, counts
         self._allowed, self._instance = allowed, instance
         self._probe = Probe(clock, engine)
-        self._version = metadata.version("docker-tracker")
+        self._version = version()
 
     async def answer(self, caller: Caller, method: str, target: bytes, body: bytes) -> Reply | Stream:
         """Answer a request; never raises."""
@@ -244,8 +245,8 @@ class Api:
         return Reply(body=self._versions())
 
     def _versions(self) -> dict[str, str]:
-        python, twisted = platform.python_version(), metadata.version("Twisted")
-        return {"version": self._version, "instance": self._instance, "python": python, "twisted": twisted}
+        python = platform.python_version()
+        return {"version": self._version, "instance": self._instance, "python": python, "twisted": twisted.__version__}
 
     async def metrics(self, call: Asked) -> Reply:
         """What the daemon has counted, for Prometheus (text format 0.0.4)."""
