@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import attrs
-import twisted
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+import twisted
 from docker_tracker.control.peer import Caller, Who
 from docker_tracker.control.probe import Probe
 from docker_tracker.control.reading import flag, number, read_json, read_target
