@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Final
 
 import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as TooLateError
 from twisted.internet.interfaces import IReactorProcess, IReactorTime
 from twisted.internet.task import deferLater
 from twisted.internet.utils import getProcessOutputAndValue
@@ -26,6 +28,7 @@ from docker_tracker.processes import PROC, status, uid
 _CLIENT: Final = "client"
 #: How long is waited between the tries to remove it, in seconds.
 _DELAYS: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+_COMMAND_SECONDS: Final = 30.0  # that one of systemd's commands may take; it is not waited for any longer
 
 
 class ICgroupReactor(IReactorTime, IReactorProcess):
@@ -145,9 +148,14 @@ class JobCgroup:
         if program is None:
             raise RefusedError(f"the job's slice needs systemd's command {name}, which is not installed", 500)
         user = () if os.geteuid() == 0 else ("--user",)
-        output, errors, code = await getProcessOutputAndValue(  # type: ignore[no-untyped-call]
+        running: Deferred[tuple[bytes, bytes, int]] = getProcessOutputAndValue(  # type: ignore[no-untyped-call]
             program, [*user, *arguments], env=dict(os.environ), reactor=self.reactor
         )
+        try:
+            output, errors, code = await running.addTimeout(_COMMAND_SECONDS, self.reactor)
+        except TooLateError:
+            message = f"{name} {arguments[0]} {self.parent} did not end within {_COMMAND_SECONDS:g} s"
+            raise RefusedError(message, 504) from None
         if code != 0:
             said = errors.decode("utf-8", "replace").strip()[:500]
             raise RefusedError(f"{name} {arguments[0]} {self.parent} failed: {said}", 500)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
 
+from twisted.internet import process as processes
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, ensureDeferred
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
 from docker_tracker import cgroups, job_cgroup
@@ -424,6 +426,29 @@ class SystemdTests(TestCase):
     def test_busy(self) -> Deferred[None]:
         """A slice with processes is never stopped: that would kill them."""
         return Deferred.fromCoroutine(self._busy())
+
+    async def _hanging(self) -> None:
+        program = self.directory / "systemctl"
+        program.write_text(f"#!/bin/sh\necho $$ > {self.asked}\nexec sleep 60\n")
+        self.patch(job_cgroup, "_COMMAND_SECONDS", 0.5)
+        try:
+            await self.own().make()
+        except RefusedError as error:
+            self.assertEqual(
+                (str(error), error.status), ("systemctl start docker-tracker-abc.slice did not end within 0.5 s", 504)
+            )
+        else:
+            self.fail("it was waited for")
+        the_reactor: Any = reactor
+        while not self.asked.exists() or not self.lines():
+            await deferLater(the_reactor, 0.01)
+        os.kill(int(self.lines()[0]), signal.SIGKILL)
+        while processes.reapProcessHandlers:
+            await deferLater(the_reactor, 0.01)
+
+    def test_hanging(self) -> Deferred[None]:
+        """A command that does not end is not waited for."""
+        return Deferred.fromCoroutine(self._hanging())
 
     async def _failing(self) -> None:
         self.patch(job_cgroup, "_DELAYS", ())

@@ -89,6 +89,20 @@ class FakeReaper:
 
 
 @attrs.define
+class FakeCgroups:
+    made: list[str] = attrs.field(factory=list)
+    waiting: list[Deferred[None]] = attrs.field(factory=list)
+
+    async def make(self, job: IJob) -> None:
+        self.waiting.append(Deferred())
+        await self.waiting[-1]
+        self.made.append(job.name)
+
+    async def remove(self, job: IJob) -> None:
+        self.made.remove(job.name)
+
+
+@attrs.define
 class FakeReconciler:
     passes: list[tuple[bool, str]] = attrs.field(factory=list)
 
@@ -267,6 +281,40 @@ class JobsTests(SynchronousTestCase):
             self.assertEqual(self.jobs.get("build").state, JobState.GONE)
         self.doors.error = None
         self.make()
+
+    def own(self, name: str) -> tuple[Deferred[IJob], FakeCgroups]:
+        """Start a job with a cgroup of its own, which takes its time."""
+        cgroups = self.jobs.cgroups = FakeCgroups()
+        request = JobRequest(name=name, own_cgroup=True)
+        return Deferred.fromCoroutine(self.jobs.start(request, 1000, 7)), cgroups
+
+    def test_cgroup(self) -> None:
+        """While a job's cgroup is made, others are made and ended; then the job is there, until its cgroup goes."""
+        other = self.make("other")
+        starting, cgroups = self.own("own")
+        self.make("third")
+        self.result(self.jobs.end("other", "over"))
+        self.assertEqual(self.jobs.get(other.id).state, JobState.GONE)
+        self.assertNoResult(starting)
+        cgroups.waiting[0].callback(None)
+        self.assertEqual((self.successResultOf(starting).name, cgroups.made), ("own", ["own"]))
+        self.result(self.jobs.end("own", "over"))
+        self.assertEqual(cgroups.made, [])
+
+    def test_no_cgroup(self) -> None:
+        """A job whose cgroup cannot be made, or not in time, or not before the tracker stops, is not made."""
+        for status, happens in (
+            (500, lambda cgroups: cgroups.waiting[0].errback(RefusedError("no cgroups", 500))),
+            (504, lambda _: self.advance(61)),
+            (503, lambda cgroups: (self.result(self.jobs.stop()), cgroups.waiting[0].callback(None))),
+        ):
+            starting, cgroups = self.own("own")
+            happens(cgroups)
+            error = self.failureResultOf(starting, RefusedError).value
+            self.assertEqual(error.status, status)
+            self.assertEqual([each.name for each in self.jobs.jobs()], [DEFAULT])
+            self.assertEqual(self.jobs.get("own").state, JobState.GONE)
+            self.assertTrue(all(door.done == ["close", "stop"] for door in self.doors.doors.values() if door.done))
 
     def test_fault_at_the_door(self) -> None:
         """A fault of ours leaves no half of a job, and keeps no tracker from its start."""

@@ -32,6 +32,7 @@ from docker_tracker.tracking.life import Course, Life, make_life
 _LONGEST_PATH: Final = 107  # bytes: sockaddr_un of unix(7) has 108, with a zero at the end
 MOST_PAST: Final = 1000  # jobs that are over and still known by name; each with its last report
 _RETRY_SECONDS: Final = 5.0  # after the ledger could not be written
+_CGROUP_SECONDS: Final = 60.0  # that making a job's own cgroup may take
 _GOOD: Final = range(200, 300)
 _POLL_SECONDS: Final = 0.05  # while clients of a job that ended are waited for
 _KEPT: Final = "the job failed, and is kept for a while"
@@ -78,7 +79,7 @@ class Doors(Protocol):
 class Cgroups(Protocol):
     """Makes cgroups for jobs that are to have one of their own."""
 
-    async def make(self, job: IJob) -> None:
+    def make(self, job: IJob) -> Coroutine[Any, Any, None]:
         """Make a job's cgroup, and put the process that the job ends with into it, if that can be.
 
         :raises RefusedError: it cannot be made.
@@ -213,21 +214,25 @@ class Jobs:
         if request.container:
             request = attrs.evolve(request, container=await self._container(request.container))
         async with self._starting:
-            if self._stopped:
-                raise RefusedError("the tracker is being stopped", 503)
+            self._check_running()
             job = await self.ledger.make_job(request, user, str(path))
             course = _Course(self, job)
             try:
                 course.door = self.doors.open(job)
-                if request.own_cgroup and self.cgroups is not None:
-                    await self.cgroups.make(job)
             except Exception as error:
                 await self._unmake(course, str(error))
                 if isinstance(error, ConfigurationError):
                     raise RefusedError(f"the job cannot be made: {error}", 409) from error
                 raise
-            self._courses[job.id] = course
-            course.life.start()
+        try:
+            if request.own_cgroup and self.cgroups is not None:  # the engine is asked: no other job waits for that
+                await Deferred.fromCoroutine(self.cgroups.make(job)).addTimeout(_CGROUP_SECONDS, self.reactor, _late)
+                self._check_running()
+        except Exception as error:
+            await self._unmake(course, str(error))
+            raise
+        self._courses[job.id] = course
+        course.life.start()
         self.tell("job started", job, {"owner": user, "pid": pid})
         return job
 
@@ -413,6 +418,10 @@ class Jobs:
 
     # Inside
 
+    def _check_running(self) -> None:
+        if self._stopped:
+            raise RefusedError("the tracker is being stopped", 503)
+
     async def _unmake(self, course: _Course, reason: str) -> None:
         """Undo a job that could not be made wholly; one that the ledger would go on with ends as any other does."""
         door, course.door = course.door, None
@@ -587,6 +596,11 @@ class _Course(Course):
         waiting, self.waiting = self.waiting, []
         for each in waiting:
             each.callback(self.job)
+
+
+def _late(_: object, seconds: float) -> Failure:
+    error = RefusedError(f"the job's own cgroup was not made within {seconds:g} s: is the engine there?", 504)
+    return Failure(error)  # type: ignore[no-untyped-call]
 
 
 def _uid(user: str) -> int:
