@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import attrs
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from docker_tracker.config import Settings
     from docker_tracker.tracking.client import EngineClient
     from docker_tracker.tracking.ledger import Ledger
+
+T = TypeVar("T")
 
 log = Logger()
 
@@ -87,7 +89,7 @@ class JobsService:
             settings.reconcile,
             instance,
             jobs.open_jobs,
-            alive_elsewhere(settings.state_dir),
+            lambda: self._in_thread(alive_elsewhere, settings.state_dir, _warn),
             retry=jobs.retry,
             tell=jobs.tell,
             done=self._reconciled,
@@ -123,9 +125,11 @@ class JobsService:
     def _sweep(self) -> None:
         """Have private trackers that were killed finish what they had to do."""
         if self._places is not None:
-            pool = self._reactor.getThreadPool()
-            swept = deferToThreadPool(self._reactor, pool, sweep, self._places, dict(os.environ), os.geteuid())
+            swept = self._in_thread(sweep, self._places, dict(os.environ), os.geteuid())
             swept.addCallbacks(_tell_of_left, _complain)
+
+    def _in_thread(self, function: Callable[..., T], *arguments: Any) -> Deferred[T]:
+        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function, *arguments)
 
     def _at_home(self, job: IJob) -> IJob:
         """Return a job with its unix socket; the job "default" has what the configuration says."""
@@ -251,6 +255,10 @@ async def _tell_of_lost_sockets(jobs: Jobs, engine: EngineClient) -> None:
 def _tell_of_left(problems: list[str]) -> None:
     for problem in problems:
         log.error("{problem}", problem=problem)
+
+
+def _warn(problem: str) -> None:
+    log.warn("{problem}", problem=problem)
 
 
 def _complain(failure: Failure) -> None:

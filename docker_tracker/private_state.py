@@ -163,7 +163,7 @@ def sweep(places: Places, environ: Mapping[str, str], euid: int) -> list[str]:
             try:
                 if is_held(state):
                     continue
-                if _jobs(state, "state <> 'gone' AND name <> 'default'") == []:
+                if _jobs(state, "state <> 'gone' AND name <> 'default'") == set():
                     discard(state, places.run / DIRECTORY / state.name)
                     continue
                 (places.run / DIRECTORY / state.name).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -185,15 +185,37 @@ def is_private(state: Path) -> bool:
     return state.parent.name == DIRECTORY and (state / _START).is_file()
 
 
-def alive_elsewhere(state: Path) -> Callable[[str], bool]:
-    """Return what says of a job's ID whether another tracker of the same instance answers for that job.
+def alive_elsewhere(state: Path, complain: Callable[[str], None]) -> Callable[[str, bool], bool]:
+    """Return what says of a job whether another tracker of the same instance answers for it, as it is now.
+
+    It takes the job's ID, and whether our own ledger knows that. Reads the ledgers of all private trackers, and may
+    wait a second for each: not for the reactor's thread.
 
     :param state: Our own state directory. A private tracker answers for the jobs that its ledger knows, and for no
-        other; any other tracker for all that no private one has.
+        other; any other tracker for all that no private one has. If the ledger of a private tracker that is alive
+        cannot be read, it is taken to have every job that ours does not know.
+    :param complain: Is told that, in the caller's thread.
     """
     if is_private(state):
-        return lambda job_id: not _jobs(state, "id = ?", job_id)
-    return lambda job_id: any(_jobs(each, "id = ? AND state <> 'gone'", job_id) != [] for each in _directories(state))
+        own = _jobs(state, "1")
+        return lambda job_id, _: own is None or job_id not in own
+    found: set[str] = set()
+    unread = False
+    for each in _directories(state):
+        jobs = _jobs(each, "state <> 'gone'")
+        if jobs is not None:
+            found |= jobs
+        elif _may_be_held(each):
+            unread = True
+            complain(f"the ledger of the private tracker in {each} cannot be read")
+    return lambda job_id, known: job_id in found or (unread and not known)
+
+
+def _may_be_held(state: Path) -> bool:
+    try:
+        return is_held(state)
+    except ConfigurationError:  # it cannot be told
+        return True
 
 
 def _directories(state: Path) -> list[Path]:
@@ -203,14 +225,14 @@ def _directories(state: Path) -> list[Path]:
     return sorted(each for each in private.iterdir() if each.is_dir() and not each.is_symlink())
 
 
-def _jobs(state: Path, condition: str, *values: str) -> list[str] | None:
+def _jobs(state: Path, condition: str) -> set[str] | None:
     """Return the IDs of jobs in the ledger of a private tracker; None: it cannot be read."""
     path = state / "ledger.sqlite"
     if not path.exists():
-        return []
+        return set()
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=1.0)) as database:
-            return [row[0] for row in database.execute(f"SELECT id FROM jobs WHERE {condition}", values)]
+            return {row[0] for row in database.execute(f"SELECT id FROM jobs WHERE {condition}")}
     except sqlite3.Error:
         return None
 

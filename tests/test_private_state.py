@@ -8,6 +8,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -239,6 +240,13 @@ class SweepTests(Case):
 
 
 class OthersTests(Case):
+    def setUp(self) -> None:
+        super().setUp()
+        self.complaints: list[str] = []
+
+    def elsewhere(self, state: Path) -> Callable[[str, bool], bool]:
+        return alive_elsewhere(state, self.complaints.append)
+
     def test_discard(self) -> None:
         """Only a private tracker's directories are removed."""
         for directory in (self.places.state, self.private / "x"):
@@ -251,19 +259,35 @@ class OthersTests(Case):
 
     def test_alive_elsewhere(self) -> None:
         """A private tracker answers for the jobs that it knows, the user's daemon for all others."""
-        self.assertFalse(alive_elsewhere(self.places.state)("1"))
+        self.assertFalse(self.elsewhere(self.places.state)("1", False))
         first = self.tracker("first", "job")
         job = self.made
         second = self.tracker("second", "job")
         for state, others in ((self.places.state, True), (first, False), (second, True)):
-            self.assertEqual(alive_elsewhere(state)(job), others)
-        self.assertFalse(alive_elsewhere(self.places.state)("unknown"))
-        self.assertTrue(alive_elsewhere(first)("unknown"))
+            self.assertEqual(self.elsewhere(state)(job, False), others)
+        self.assertFalse(self.elsewhere(self.places.state)("unknown", False))
+        self.assertTrue(self.elsewhere(first)("unknown", False))
+
+    def test_unreadable(self) -> None:
+        """A tracker that is alive has what nobody knows, if its ledger cannot be read; one that is not has nothing."""
+        self.tracker("good", "job")
+        state = self.tracker("broken")
+        (state / "ledger.sqlite").write_bytes(b"no database" * 1000)
+        self.assertFalse(self.elsewhere(self.places.state)("1", False))
+        self.assertTrue(self.elsewhere(state)("1", True))  # to a private one itself nothing is its own then
+        lock = hold(state)
+        found = self.elsewhere(self.places.state)
+        self.assertEqual((found("1", False), found("1", True), found(self.made, True)), (True, False, True))
+        self.assertEqual(self.complaints, [f"the ledger of the private tracker in {state} cannot be read"])
+        os.close(lock)
+        (state / "lock").unlink()
+        (state / "lock").symlink_to("elsewhere")
+        self.assertTrue(self.elsewhere(self.places.state)("1", False))
 
     def test_over(self) -> None:
         """A job that is gone is nobody's."""
         state = self.tracker("first", "job")
         with sqlite3.connect(state / "ledger.sqlite") as database:
             database.execute("UPDATE jobs SET state = 'gone'")
-        self.assertFalse(alive_elsewhere(self.places.state)(self.made))
+        self.assertFalse(self.elsewhere(self.places.state)(self.made, False))
         database.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
 import attrs
@@ -62,6 +62,10 @@ class _Traces:
         return [seen.created for _, seen in self.things if seen.created]
 
 
+async def _alone() -> Callable[[str, bool], bool]:
+    return lambda job_id, known: False
+
+
 class Reconciler(Service):
     """Compares and mends, as long as the service runs; `once` does it at any time.
 
@@ -72,7 +76,8 @@ class Reconciler(Service):
     :param settings: The table [reconcile].
     :param instance: This tracker's ID.
     :param open_jobs: Gives the jobs that somebody answers for.
-    :param alive_elsewhere: Whether another tracker of this instance (a private one) holds a job, by its ID.
+    :param alive_elsewhere: Looks once in a pass; what it returns says whether another tracker of this instance (a
+        private one) holds a job, by its ID and whether the ledger knows it.
     :param now: Seconds since the epoch.
     :param retry: Has jobs that failed tried again.
     :param tell: Is told what was done: an event's name, no job, data.
@@ -90,7 +95,7 @@ class Reconciler(Service):
         settings: ReconcileSettings,
         instance: str,
         open_jobs: Callable[[], Mapping[str, IJob]],
-        alive_elsewhere: Callable[[str], bool] = lambda job_id: False,
+        alive_elsewhere: Callable[[], Awaitable[Callable[[str, bool], bool]]] = _alone,
         *,
         now: Callable[[], float] = time.time,
         retry: Callable[[], None] = lambda: None,
@@ -205,9 +210,10 @@ class Reconciler(Service):
         jobs = {job.id: job for job in (*await self._ledger.some_jobs(traces), *await self._ledger.jobs())}
         live = {job.id for job in jobs.values() if job.state in _LIVE}.union(self._open_jobs())
         begun = next((job.created for job in jobs.values() if job.name == DEFAULT and job.ended is None), 0.0)
+        elsewhere = await self._alive_elsewhere()
         wanted = []
         for job_id, trace in traces.items():
-            if job_id in live or self._alive_elsewhere(job_id):
+            if job_id in live or elsewhere(job_id, job_id in jobs):
                 continue
             job = jobs.get(job_id)
             reason = ""
