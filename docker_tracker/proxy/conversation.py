@@ -247,6 +247,9 @@ class Conversation:
                 operation=self.call.operation.name,
             )
         self.steps = steps = self.entrance.plan.steps(self.call.operation)
+        if steps is not None and steps.builds and not self._body.done:
+            # The engine takes what comes behind this head for HTTP/2, whatever length was said.
+            raise BadHeadError("a request for builds takes no body: HTTP/2 begins behind the answer")
         del inbox[:end]
         if steps is None:
             self._forward(raw)
