@@ -12,7 +12,7 @@ from docker_tracker.engine.document import MISSING, Change
 from docker_tracker.errors import BadGrpcError, RefusedError
 from docker_tracker.exchange import Exchange, Outcome, Stage
 from docker_tracker.http2 import connection
-from docker_tracker.http2.frames import Code
+from docker_tracker.http2.frames import END_HEADERS, END_STREAM, Code, Kind, build
 from docker_tracker.http2.grpc import Status
 from docker_tracker.http2.messages import read_request
 from docker_tracker.http2.protobuf import length_field
@@ -68,6 +68,22 @@ class UpgradeTests(Mediated):
         self.assertEqual([request.build for request in watcher.requests], ["build1"])
         link.answer(stream, b"result")
         self.assertEqual(link.client.end_of(stream), (0, ""))
+
+    def test_body(self) -> None:
+        """A request with a body is refused: until the 101 is read here its bytes would reach the engine unseen."""
+        for field in (b"Content-Length: 9", b"Transfer-Encoding: chunked"):
+            wires = BuildLink(Asks(), begin=False).wires
+            wires.client.sends(UPGRADE.replace(b"\r\n\r\n", b"\r\n" + field + b"\r\n\r\n"))
+            wires.client.sends(b"PRI * HTTP/2.0\r\n")
+            self.assertTrue(wires.client.received.startswith(b"HTTP/1.1 400 "))
+            self.assertEqual(wires.dialler.wires, [])
+
+    def test_no_body(self) -> None:
+        """A length of nothing, which clients say, is no body."""
+        wires = BuildLink(Asks(), begin=False).wires
+        wires.client.sends(UPGRADE.replace(b"\r\n\r\n", b"\r\nContent-Length: 0\r\n\r\n"))
+        wires.engine.sends(UPGRADED)
+        self.assertEqual(wires.client.received, UPGRADED)
 
     def test_raw(self) -> None:
         """Without an interceptor that takes part in builds the stream is joined raw, whatever else is asked for."""
@@ -709,6 +725,36 @@ class FlowTests(Mediated):
         engine[1].takes(None)
         self.link.pump()
         self.assertEqual(len(engine[0].seen[stream].data), 128 * self.PIECE)
+
+    def test_answers_of_ours_are_not_read(self) -> None:
+        """A client that calls and calls what is refused, and reads none of that, is read no more."""
+        self.begin(Asks(forbidden=(STATUS, RefusedError("no" * 200, 403))))
+        wire = self.link.wires.client
+        wire.takes(0)
+        self.call_until_paused()
+        wire.takes(None)
+        self.assertFalse(wire.paused)
+
+    def call_until_paused(self) -> None:
+        client = self.link.client
+        client.h2.update_settings({3: 2**20})
+        wire = self.link.wires.client
+        for stream in range(101, 10000, 2):
+            headers = b"\x83\x86\x04" + bytes([len(STATUS)]) + STATUS.encode()
+            wire.sends(build(Kind.HEADERS, END_STREAM | END_HEADERS, stream, headers))
+            if wire.paused:
+                return
+        self.fail("the client is read for ever")
+
+    def test_answers_of_ours_wait(self) -> None:
+        """So it is while an answer is held, for which all others have to wait."""
+        asks = Asks(saving=Deferred(), forbidden=(STATUS, RefusedError("no" * 200, 403)))
+        self.begin(asks)
+        self.link.answer(self.link.call(SOLVE, SOLVING), ANSWER)
+        self.call_until_paused()
+        assert isinstance(asks.saving, Deferred)
+        asks.saving.callback(None)
+        self.assertFalse(self.link.wires.client.paused)
 
     def test_held_answer(self) -> None:
         """While an answer is held the engine is not read; the client is."""

@@ -63,6 +63,11 @@ class Connection:
             self.to_client += self._pending
             self._pending.clear()
 
+    @property
+    def held_back(self) -> int:
+        """How many bytes wait so."""
+        return len(self._pending)
+
     def credit(self, stream: int, size: int) -> None:
         """Let the client send as much more as was taken from it here."""
         if size:

@@ -53,6 +53,11 @@ class Mediator:
         """Whether an answer is held: read nothing from the engine until `resume`."""
         return self._connection.paused
 
+    @property
+    def held_back(self) -> int:
+        """How many bytes for the client wait for the engine's first frame, or for an answer that is held."""
+        return self._connection.held_back
+
     def client_data(self, data: Bytes) -> None:
         """Take bytes from the client."""
         self._connection.client.feed(data)

@@ -36,6 +36,8 @@ _MOST_SECONDS: Final = 10.0
 #: gRPC's numbers (``google.golang.org/grpc/codes``) for what we refuse with; INTERNAL for all else.
 _STATUS: Final = {400: 3, 403: 7, 404: 5, 409: 9, 413: 8, 503: 14}
 _INTERNAL: Final = 13
+#: What may wait here for a client before it is read no more, in bytes: what it sends can have longer answers of ours.
+_MOST_FOR_CLIENT: Final = 1024 * 1024
 #: Of one build; what is changed beyond that is not told.
 _MOST_EDITS: Final = 256
 
@@ -167,11 +169,11 @@ class Mediation:
             self.flow()
 
     def flow(self) -> None:
-        """Read from a side if the other one takes what comes."""
+        """Read from a side if the other one takes what comes, and the client what is answered here."""
         if self._finished:
             return
         client, engine = self._client.wire, self._engine.wire
-        if engine.queued:
+        if engine.queued or client.queued + self._mediator.held_back > _MOST_FOR_CLIENT:
             client.pause()
         else:
             client.resume()
