@@ -56,7 +56,14 @@ class BuildTests(SynchronousTestCase):
         attributes = {"target": "a", **labels(FORGED)}
         for step in BuildStep:
             self.assertFalse(self.edit(asked(step=step, frontend="", attributes=attributes)))
-        self.assertFalse(self.edit(asked(frontend="", definition=True, final=True)))
+        self.assertFalse(self.edit(asked(frontend="", definition=True)))
+
+    def test_final(self) -> None:
+        """What hands back metadata that is not looked at, an image's config among it, is refused, frontend or not."""
+        for frontend in ("", "dockerfile.v0"):
+            error = self.refused(asked(frontend=frontend, definition=not frontend, final=True))
+            self.assertEqual(error.status, 403)
+            self.assertIn("newer", error.message)
 
     def test_forged(self) -> None:
         """Labels in our name space are taken out, but for the client's own; its others stay; the operator's win."""

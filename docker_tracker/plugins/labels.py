@@ -208,8 +208,11 @@ class Labels(Interceptor):
         A client that hands back steps of its own (LLB) without a config has no place for labels: the exporter makes
         one up (buildkit: ``exporter/containerimage/writer.go``), and the image is recorded only.
 
-        :raises RefusedError: the image's whole config is given as an exporter's option, where the labels would be lost.
+        :raises RefusedError: the image's whole config is given as an exporter's option, or by the way of BuildKit's
+            first clients (``frontend/gateway/gateway.go``: Final), where the labels would be lost.
         """
+        if request.final:
+            raise RefusedError("the build hands back its image in a way that takes no labels: use a newer client", 403)
         forged = next((name for each in request.exporters for name in each.attributes if _is_config(name)), None)
         if forged is not None:
             raise RefusedError(f"the exporter's option {forged[:80]} replaces the image's labels: take it out", 403)
