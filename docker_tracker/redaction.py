@@ -38,7 +38,8 @@ _SECRET_PARAMETER: Final = re.compile(r"auth(?!or)|passw|secret|token|credential
 _NAMED_VALUE: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_.]{0,200})=", re.ASCII)
 _USER_INFORMATION: Final = re.compile(r"(://|^)[^/?#]*@")
 # buildkit: ``executor/runcexecutor/executor.go``, a Go string; and URLs.
-_IN_MESSAGES: Final = re.compile(r"""(process ")(?:[^"\\]|\\.)*(?:"|$)|\w+://[^\s"'`]+""", re.DOTALL)
+# Looked for at the start of a word only, or a long word would cost the square of its length.
+_IN_MESSAGES: Final = re.compile(r"""(process ")(?:[^"\\]|\\.)*(?:"|$)|\b\w+://[^\s"'`]+""", re.DOTALL)
 _ENVIRONMENT_LINE: Final = re.compile(
     r"^([^\S\n]*(?:ENV|ARG|CMD|ENTRYPOINT|RUN|HEALTHCHECK|ONBUILD)\b).*$", re.I | re.M | re.S
 )

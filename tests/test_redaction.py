@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from docker_tracker.engine.document import MISSING, Change, Number
-from docker_tracker.redaction import redact_changes, redact_target, redact_url
+from docker_tracker.redaction import redact_changes, redact_message, redact_target, redact_url
 
 SECRET = "hunter2"
 
@@ -71,6 +71,21 @@ class TargetTests(SynchronousTestCase):
         """A URL keeps its host and path."""
         self.assertEqual(redact_url("git://a:b@c@host/x"), "git://***@host/x")
         self.assertEqual(redact_url("-"), "-")
+
+
+class MessageTests(SynchronousTestCase):
+    """`redact_message`."""
+
+    def test_urls(self) -> None:
+        """What URLs may hold is masked, wherever in a word they begin."""
+        for before in ("", " ", "git+", "(", "at:"):
+            redacted = redact_message(f"failed {before}https://me:{SECRET}@host/x?{SECRET} and more")
+            self.assertEqual(redacted, f"failed {before}https://***@host/x?*** and more")
+
+    def test_long_words(self) -> None:
+        """A word of a megabyte, as a client can have it quoted, is passed over once; from each letter it took hours."""
+        message = f"frontend {'a' * 1024**2} is not there"
+        self.assertEqual(redact_message(message), message)
 
 
 class ChangesTests(SynchronousTestCase):
