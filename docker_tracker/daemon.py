@@ -84,7 +84,7 @@ class Daemon(Service):
         self._doors = Doors(self._hub, settings, self, binder)
         self._control_socket: Bound | None = None
         self._binder = binder
-        self._reopeners: list[Callable[[], None]] = []
+        self._reopeners: dict[object, Callable[[], None]] = {}
         self._lock: int | None = None
         self._ledger: Ledger | None = None
         self._engine: EngineClient | None = None
@@ -117,9 +117,15 @@ class Daemon(Service):
             )
         return self._engine
 
-    def on_reopen(self, callback: Callable[[], None]) -> None:
-        """Have a callback called at each SIGHUP."""
-        self._reopeners.append(callback)
+    def on_reopen(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Have a callback called at each SIGHUP, until what is returned is called."""
+        key = object()
+        self._reopeners[key] = callback
+
+        def withdraw() -> None:
+            self._reopeners.pop(key, None)
+
+        return withdraw
 
     # Starting
 
@@ -231,7 +237,7 @@ class Daemon(Service):
         if self._log_file is not None:
             self._log_file.reopen()
         log.info("files reopened")
-        for callback in self._reopeners:
+        for callback in list(self._reopeners.values()):
             callback()
 
     # Stopping

@@ -384,5 +384,8 @@ class IDaemon(Interface):
     engine: IEngine = Attribute("For calls of one's own.")
     counts: Counts = Attribute("What ``/metrics`` shows.")
 
-    def on_reopen(callback: Callable[[], None]) -> None:
-        """Have a callback called at each SIGHUP: reopen your files."""
+    def on_reopen(callback: Callable[[], None]) -> Callable[[], None]:
+        """Have a callback called at each SIGHUP: reopen your files.
+
+        :return: Withdraws it; for when the interceptor stops. To call it again does nothing.
+        """

@@ -463,15 +463,21 @@ class FakeDaemon:
     ledger: FakeLedger = attrs.field(factory=FakeLedger)
     engine: FakeEngine = attrs.field(factory=FakeEngine)
     counts: Counts = attrs.field(factory=Counts)
-    _reopeners: list[Callable[[], None]] = attrs.field(factory=list, init=False)
+    _reopeners: dict[object, Callable[[], None]] = attrs.field(factory=dict, init=False)
 
-    def on_reopen(self, callback: Callable[[], None]) -> None:
+    def on_reopen(self, callback: Callable[[], None]) -> Callable[[], None]:
         """See `IDaemon.on_reopen`."""
-        self._reopeners.append(callback)
+        key = object()
+        self._reopeners[key] = callback
+
+        def withdraw() -> None:
+            self._reopeners.pop(key, None)
+
+        return withdraw
 
     def reopen(self) -> None:
         """Do what SIGHUP does."""
-        for callback in self._reopeners:
+        for callback in list(self._reopeners.values()):
             callback()
 
 

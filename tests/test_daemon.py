@@ -93,7 +93,7 @@ class StartTests(DaemonTestCase):
         before = len(os.listdir("/proc/self/fd"))
         daemon = self.daemon(interceptors="labels,audit", **{"audit-log": str(self.directory / "audit")})
         daemon.check()
-        self.assertEqual(daemon._reopeners, [])
+        self.assertEqual(daemon._reopeners, {})
         self.assertEqual(len(os.listdir("/proc/self/fd")), before)
         self.assertEqual(os.listdir(self.directory), [])
 
@@ -249,6 +249,7 @@ class SignalTests(DaemonTestCase):
             callback()
         reopened: list[int] = []
         daemon.on_reopen(lambda: reopened.append(1))
+        daemon.on_reopen(lambda: reopened.append(2))()  # withdrawn at once
         os.kill(os.getpid(), signal.SIGHUP)
         self.assertEqual((reopened, self.reactor.stopped), ([1], False))
         os.kill(os.getpid(), signal.SIGTERM)

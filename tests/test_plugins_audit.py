@@ -43,8 +43,9 @@ class Daemon:
         self.settings = SimpleNamespace(audit_log=audit_log)
         self.reopen: list[Callable[[], None]] = []
 
-    def on_reopen(self, callback: Callable[[], None]) -> None:
+    def on_reopen(self, callback: Callable[[], None]) -> Callable[[], None]:
         self.reopen.append(callback)
+        return self.reopen.clear
 
 
 def exchange(method: str = "GET", target: str = "/v1.47/info", peer: Peer | None = None, **more: Any) -> Exchange:
@@ -351,7 +352,9 @@ class FileTests(Case):
     def test_stop(self) -> None:
         """At the end nothing is left in the buffer."""
         self.audit.finished(exchange(), Outcome.COMPLETED)
+        self.assertEqual(len(self.daemon.reopen), 1)
         self.successResultOf(Deferred.fromCoroutine(self.audit.stop()))
+        self.assertEqual(self.daemon.reopen, [])  # it is not told any more
         self.assertEqual(len(self.path.read_bytes().splitlines()), 1)
 
     def test_reopen(self) -> None:

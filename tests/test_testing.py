@@ -140,7 +140,11 @@ class FakeTests(SynchronousTestCase):
         """What was asked to be told of SIGHUP is told."""
         daemon = FakeDaemon()
         seen: list[int] = []
-        daemon.on_reopen(lambda: seen.append(1))
+        withdraw = daemon.on_reopen(lambda: seen.append(1))
+        daemon.reopen()
+        self.assertEqual(seen, [1])
+        for _ in range(2):
+            withdraw()
         daemon.reopen()
         self.assertEqual(seen, [1])
 

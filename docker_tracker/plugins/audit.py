@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii
@@ -75,10 +75,14 @@ class Audit(Interceptor):
     :param file: Where the lines go; None: nothing is audited.
     :param clock: For durations.
     :param stop_on_full: As in `AuditSettings`.
+    :param withdraw: Ends that the file is reopened.
     """
 
-    def __init__(self, file: LineFile | None, clock: Any, stop_on_full: bool) -> None:
+    def __init__(
+        self, file: LineFile | None, clock: Any, stop_on_full: bool, withdraw: Callable[[], None] = lambda: None
+    ) -> None:
         self.fail_closed = stop_on_full
+        self._withdraw = withdraw
         self._file = file
         self._clock = clock
 
@@ -134,6 +138,7 @@ class Audit(Interceptor):
 
     async def stop(self) -> None:
         """Write what is kept, and close the file."""
+        self._withdraw()
         if self._file is not None:
             self._file.close()
 
@@ -351,8 +356,7 @@ def make(settings: AuditSettings, job: IJob, daemon: IDaemon) -> Audit:
         max_bytes=settings.max_bytes,
         gap=gap,
     )
-    daemon.on_reopen(file.reopen)
-    return Audit(file, daemon.clock, settings.stop_on_full)
+    return Audit(file, daemon.clock, settings.stop_on_full, daemon.on_reopen(file.reopen))
 
 
 audit = Plugin(name="audit", make=make, settings=AuditSettings)
