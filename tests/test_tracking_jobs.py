@@ -368,6 +368,20 @@ class JobsTests(SynchronousTestCase):
         self.engine.answers["/containers/agent/json"] = {"Id": ID, "State": {"Running": True}}
         job = self.make(container="agent")
         self.assertEqual(job.request.container, ID)
+        for name in ("..", "a/../b", "."):
+            error = self.refused(self.jobs.start(JobRequest(name="odd", container=name), 1000, 7))
+            self.assertEqual((error.status, "no name of a container" in str(error)), (400, True))
+
+    def test_words_of_failure(self) -> None:
+        """A reason that only sounds like a failure is none after a restart."""
+        self.make(keep_on_failure=100.0)
+        self.reaper.held = Deferred()
+        self.result(self.jobs.end("build", "failed: not really"))
+        self.assertEqual(self.jobs.get("build").reason, "ended: failed: not really")
+        self.stop()
+        self.reaper.held = None
+        self.start_again()
+        self.assertEqual(self.jobs.get("build").state, JobState.GONE)
 
     def test_failed(self) -> None:
         """Something is left: the job has failed, says what, and is tried again."""

@@ -595,6 +595,12 @@ class TroubleTests(ReapCase):
         self.assertEqual((report.problem, report.seconds), (f"it took more than 50 s: {UNAVAILABLE}", 50.0))
         self.assertEqual(self.reap(dry_run=True).problem, str(UNAVAILABLE))
 
+    def test_away_for_long(self) -> None:
+        """An engine that is away for hours is asked again at the same pace all the time."""
+        self.engine.answers["GET /version"] = [UNAVAILABLE] * 2000
+        reaping = self.reaper(seconds=11_000.0).reap(self.job)
+        self.assertEqual(self.finish(reaping, most=20_000.0).problem, f"it took more than 11000 s: {UNAVAILABLE}")
+
     def test_wedged_engine(self) -> None:
         """A call that is never answered ends with the time for all; what was not reached is left."""
         self.add("volume", "data")

@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from docker_tracker.counts import Counts
+from docker_tracker.engine.inventory import is_inspectable
 from docker_tracker.errors import ConfigurationError, EngineError, LedgerError, RefusedError
 from docker_tracker.interfaces import IEngine, IJob, IJobs, ILease, ILedger
 from docker_tracker.job import DEFAULT, JobRequest, JobState, ReapItem, ReapReport, check_name
@@ -450,6 +451,8 @@ class Jobs:
         course.ending = True
         if course.failed:
             reason = _FAILED + reason
+        elif reason.startswith(_FAILED):  # somebody's words, which say nothing to a restart
+            reason = f"ended: {reason}"
         try:
             async with self._starting:  # from here on the name is free, and its socket is closed
                 course.job = await self.ledger.set_job(course.job.id, JobState.DRAINING, reason=reason)
@@ -464,6 +467,8 @@ class Jobs:
         self.log.info("job {job} ends: {reason}", job=course.job.name, reason=reason, id=course.job.id)
 
     async def _container(self, reference: str) -> str:
+        if not is_inspectable(reference):
+            raise RefusedError(f"{reference[:80]!r} is no name of a container, nor an ID")
         found = await self.engine.get(f"/containers/{quote(reference, safe='')}/json")
         if not isinstance(found, Mapping) or not found.get("Id"):
             raise RefusedError(f"there is no container {reference[:80]!r} for the job to be tied to")

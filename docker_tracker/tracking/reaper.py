@@ -35,6 +35,7 @@ _AT_ONCE: Final = 8  # calls to the engine for one job
 _DAY: Final = 86400.0
 _FIRST_PAUSE: Final = 0.25
 _LAST_PAUSE: Final = 10.0
+_MOST_DOUBLINGS: Final = 10  # of the pause: a float is no number for more than a thousand
 _MOST_TRIES: Final = 6  # passes in a row in which nothing could be removed: seven seconds or so
 _MOST_NAMES: Final = 5  # of an image, that a report tells
 _SETTLE_SECONDS: Final = 5.0  # that creates without an answer are waited for; later ones are the reconciler's
@@ -201,7 +202,7 @@ class _Course:
             await self._pause(tries)
 
     async def _pause(self, tries: int) -> None:
-        await deferLater(self._clock, min(_FIRST_PAUSE * 2 ** (tries - 1), _LAST_PAUSE))
+        await deferLater(self._clock, min(_FIRST_PAUSE * 2 ** min(tries - 1, _MOST_DOUBLINGS), _LAST_PAUSE))
 
     def _note(self, thing: Thing, outcome: str, reason: str = "") -> None:
         self._items[thing.reference] = ReapItem(
