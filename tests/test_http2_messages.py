@@ -153,6 +153,23 @@ class JudgedTests(SynchronousTestCase):
         self.assertTrue(read_request(BuildStep.RESULT, failed, "").failed)
         self.assertEqual(edited(BuildStep.RESULT, failed, BuildEdit(image_configs={"a": b""})), failed)
 
+    def test_many_results(self) -> None:
+        """What is changed is gone through once, not for each of the results, of which a client may send thousands."""
+
+        class Counted(dict[str, bytes]):
+            times = 0
+
+            def items(self) -> Any:
+                self.times += 1
+                return super().items()
+
+        keys = [f"containerimage.config/{number}" for number in range(50)]
+        results = [JUDGE["Return"](result={"metadata": {key: b"1"}}).SerializeToString() for key in keys]
+        changes = Counted(dict.fromkeys(keys, b"2"))
+        new = edited(BuildStep.RESULT, b"".join(results), BuildEdit(image_configs=changes))
+        self.assertEqual(dict(JUDGE["Return"].FromString(new).result.metadata), dict(changes))
+        self.assertEqual(changes.times, 1)
+
     @settings(max_examples=400, deadline=None, derandomize=True)
     @given(st.binary(max_size=60))
     def test_random_bytes(self, data: bytes) -> None:

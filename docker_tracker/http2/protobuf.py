@@ -6,7 +6,7 @@ numbers beyond 29 bits, a known field of another wire type than its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Final
 
 import attrs
@@ -150,17 +150,21 @@ class Message:
 
     def with_entries(self, number: int, changes: Mapping[str, bytes | None]) -> bytes:
         """Return the message with a map changed: entries set, or (None) taken out; all else keeps its bytes."""
-        keep, start = [], 0
-        for field in self.fields:
-            if field.number == number and self._entry(self.value(field))[0] in changes:
-                keep.append(self.data[start : field.start])
-                start = field.end
-        keep.append(self.data[start:])
-        keep.extend(
+        added = (
             length_field(number, length_field(1, as_bytes(key)) + length_field(2, value))
             for key, value in changes.items()
             if value is not None
         )
+        return b"".join((self.without_entries(number, changes), *added))
+
+    def without_entries(self, number: int, keys: Container[str]) -> bytes:
+        """Return the message without some entries of a map; all else keeps its bytes."""
+        keep, start = [], 0
+        for field in self.fields:
+            if field.number == number and self._entry(self.value(field))[0] in keys:
+                keep.append(self.data[start : field.start])
+                start = field.end
+        keep.append(self.data[start:])
         return b"".join(keep)
 
     def replaced(self, new: Mapping[Field, bytes]) -> bytes:
