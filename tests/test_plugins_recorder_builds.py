@@ -85,6 +85,16 @@ class BuildTests(TrackingCase):
         self.do(solve(moby()), answered({"containerimage.digest": ID, "image.name": "web:2, web:3"}))
         self.assertEqual([row[1] for row in self.shown()], [ID, "web:2", "web:3"])
 
+    def test_many_tags(self) -> None:
+        """A thousand tags are recorded; one more is refused before anything is written, on one exporter or on two."""
+        names = [f"web:{number}" for number in range(1000)]
+        self.do(solve(moby(",".join(names)), moby()), answered({"containerimage.digest": ID}))
+        self.assertEqual(len(self.shown()), 1001)
+        for exporters in ([moby(",".join([*names, "x"]))], [moby(",".join(names)), moby("x", "image")]):
+            failure = self.failureResultOf(self.ask(solve(*exporters, call=3)), RefusedError)
+            self.assertIn("more than 1000 tags", failure.value.message)
+        self.assertEqual(self.open_intents(), 0)
+
     def test_there_before(self) -> None:
         """What was there before is used, not made: a build from the cache may lead to an image of another's."""
         self.engine.answers["/images/json"] = [{"Id": ID, "RepoTags": ["web:1"], "Created": 5}]

@@ -62,6 +62,7 @@ _LOOK_SECONDS: Final = 0.1  # that a new container waits for others to share its
 _BEFORE_SECONDS: Final = 1.0  # that a build waits to know what is there before; it can wait two in all
 _MOST_BEFORE: Final = 4096  # images that an intent lists as there before
 _MOST_LINES: Final = 1000  # images that one answer in lines may tell of
+_MOST_TAGS: Final = 1000  # that one build may ask for: each is a row of the ledger
 _COMMIT: Final = "container_commit"  # beside those that answer in lines, the create that makes a new image
 _MOST_CHANGES: Final = 32  # places of a request that are named as changed
 _BUILDS: Final = "grpc"
@@ -206,10 +207,16 @@ class Recorder(Interceptor):
             self._told(self._ledger.record(course.number, self._lead(exchange, course, created)))
 
     async def build_request(self, exchange: Exchange, request: BuildRequest) -> None:
-        """Write down the intent of a build that is to make an image."""
+        """Write down the intent of a build that is to make an image.
+
+        :raises RefusedError: it cannot be written down, or is to have too many tags.
+        """
         exporters = [each for each in request.exporters if each.kind in _TO_THE_ENGINE]
         if request.step is BuildStep.SOLVE and exporters:
-            names = _tags(*(each.attributes.get(_NAMES, "") for each in exporters))
+            lists = [each.attributes.get(_NAMES, "") for each in exporters]
+            if sum(each.count(",") + bool(each) for each in lists) > _MOST_TAGS:
+                raise RefusedError(f"the build's image is to have more than {_MOST_TAGS} tags: give it fewer", 400)
+            names = _tags(*lists)
             course = await self._intended(exchange, "image", names, partial(self._images_before_a_build, names))
             _builds(exchange)[request.call] = course
 
