@@ -283,7 +283,9 @@ def demonstrate(twistd: str, stack: ExitStack) -> None:
     keys = ("method", "path", "status", "resource", "edits", "peer")
     show("one of them, cut", json.dumps({key: line[key] for key in keys if key in line})[:400])
 
-    demonstrate_jobs(str(Path(twistd).parent / "docker-tracker"), tracker, direct, image, stack)
+    # The command docker-tracker, also where it is not installed.
+    client = [str(Path(twistd).parent / "python3"), "-m", "docker_tracker.cli.main"]
+    demonstrate_jobs(client, tracker, direct, image, stack)
 
     # Word for word what one would type, where there is curl.
     killed = run(["sh", "-c", f"{shlex.join(page)} | xargs -n1 docker kill"], tracked).split()
@@ -300,7 +302,7 @@ def demonstrate(twistd: str, stack: ExitStack) -> None:
     show("the tracker stopped", f"exit status {status}")
 
 
-def demonstrate_jobs(client: str, tracker: Tracker, direct: dict[str, str], image: str, stack: ExitStack) -> None:
+def demonstrate_jobs(client: list[str], tracker: Tracker, direct: dict[str, str], image: str, stack: ExitStack) -> None:
     """Show that nothing of a job is left, however it ends. :raises DemoError: something is."""
     environment = {**direct, "DOCKER_TRACKER_CONTROL": tracker.control}
     script = f"docker run -d {image} sleep 1000 && docker volume create && docker network create demo-$$"
@@ -311,7 +313,7 @@ def demonstrate_jobs(client: str, tracker: Tracker, direct: dict[str, str], imag
         return [thing for each in lists for thing in run(["docker", *each, "--quiet", label], direct).split()]
 
     report = tracker.audit_path.with_name("report.json")
-    run([client, "run", "--job=demo", f"--report={report}", "--", "sh", "-c", script], environment)
+    run([*client, "run", "--job=demo", f"--report={report}", "--", "sh", "-c", script], environment)
     removed = [
         item["kind"]
         for item in json.loads(report.read_text())["job"]["report"]["items"]
@@ -322,7 +324,7 @@ def demonstrate_jobs(client: str, tracker: Tracker, direct: dict[str, str], imag
     show("docker-tracker run -- sh -c …", f"left behind, and removed: {', '.join(removed)}")
 
     killed = subprocess.Popen(
-        [client, "run", "--job=killed", "--", "sh", "-c", f"{script} && sleep 1000"],
+        [*client, "run", "--job=killed", "--", "sh", "-c", f"{script} && sleep 1000"],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -333,7 +335,7 @@ def demonstrate_jobs(client: str, tracker: Tracker, direct: dict[str, str], imag
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     wait_until(lambda: not left("killed"), "a job that was killed left something")
-    show("the same, and kill -9 in the middle", "nothing is left of it")
+    show("the same, and kill -9 in between", "nothing is left of it")
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:

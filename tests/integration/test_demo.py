@@ -55,6 +55,8 @@ class DemoTests(SynchronousTestCase):
                 "labels of the volume",
                 "audit lines so far",
                 "one of them, cut",
+                "docker-tracker run -- sh -c …",
+                "the same, and kill -9 in between",
                 "curl …/tracker | xargs docker kill",
                 "the tracker stopped",
                 "done",

@@ -53,12 +53,23 @@ def things(path: Path, swarm: bool) -> Things:
             if kind == "network" and entry["Name"] in _ENGINES_OWN:
                 continue  # some get a new ID at each start
             identifier = entry.get("Id") or entry.get("ID") or entry["Name"]
+            if kind == "container" and not entry.get("Names") and not _exists(path, identifier):
+                continue
             found[kind, identifier] = str(entry.get("Names") or entry.get("Name") or entry.get("RepoTags") or "")
             if kind == "image":
                 for tag in entry.get("RepoTags") or ():
                     if tag != "<none>:<none>":
                         found["tag", tag] = identifier
     return found
+
+
+def _exists(path: Path, container: str) -> bool:
+    """Whether an engine that lists a container without a name knows it when it is asked for it.
+
+    A dockerd that was killed while it removed one can list it ever after, and can do nothing else with it: it answers
+    404 to its inspection and to its removal (seen with 20.10).
+    """
+    return ask(path, "GET", f"/containers/{container}/json")[0] != 404
 
 
 class RealEngine:
