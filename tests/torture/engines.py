@@ -66,8 +66,8 @@ def things(path: Path, swarm: bool) -> Things:
 def _exists(path: Path, container: str) -> bool:
     """Whether an engine that lists a container without a name knows it when it is asked for it.
 
-    A dockerd that was killed while it removed one can list it ever after, and can do nothing else with it: it answers
-    404 to its inspection and to its removal (seen with 20.10).
+    One that was killed while it removed a container may list that ever after. Nobody can remove what an engine says is
+    not there; without a 404 it counts as left.
     """
     return ask(path, "GET", f"/containers/{container}/json")[0] != 404
 
