@@ -712,6 +712,7 @@ class _BuildStage:
     """A mediation without HTTP/2: stands in for `docker_tracker.http2.mediator.Mediator`."""
 
     over = paused = False
+    held_back = 0
 
     def __init__(self, plan: Plan, daemon: FakeDaemon, peer: Peer) -> None:
         self.clock, self.limits = daemon.clock, daemon.settings.limits
