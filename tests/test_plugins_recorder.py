@@ -259,6 +259,16 @@ class ContainerTests(RecorderCase):
             self.engine.answers.setdefault(f"/volumes/{mount}", {"Name": mount})
         return self.do("POST", "/containers/create", body, {"Id": ID}, status=201)
 
+    def test_brief(self) -> None:
+        """A container that the engine removes at its end is looked at without delay: it may be gone in a moment."""
+        mounts = [{"Type": "volume", "Name": "anonymous"}]
+        self.engine.answers[f"/containers/{ID}/json"] = {"Id": ID, "Name": "/web", "Mounts": mounts}
+        self.engine.answers["/volumes/anonymous"] = {"Name": "anonymous"}
+        asked = self.forward("POST", "/containers/create", {"HostConfig": {"AutoRemove": True}})
+        self.successResultOf(Deferred.fromCoroutine(self.recorder.response_json(asked, Document.of({"Id": ID}))))
+        self.answer(asked, wait=0)
+        self.assertIn(("volume", "anonymous", "made"), self.shown())
+
     def test_one_look(self) -> None:
         """Without named volumes the only call is one inspect, after the answer; it gives the name, too."""
         asked = self.forward("POST", "/containers/create", {"HostConfig": {"Binds": ["/etc:/e", "/anonymous"]}})

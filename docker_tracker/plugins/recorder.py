@@ -85,12 +85,14 @@ class _Course:
     :ivar number: The ledger's, of the intent.
     :ivar made: What the answer told of.
     :ivar settled: Whether nothing is left to do.
+    :ivar is_brief: Whether it is a container that the engine removes when it ends.
     """
 
     intent: Intent
     number: int
     made: list[Resource] = attrs.field(factory=list)
     settled: bool = False
+    is_brief: bool = False
 
 
 class Recorder(Interceptor):
@@ -276,7 +278,12 @@ class Recorder(Interceptor):
         call = exchange.call
         names = named_by(call, document)
         before = partial(self._before, call, names, document)
-        exchange.notes[_NOTE] = await self._intended(exchange, call.operation.kind or "", names, before)
+        course = await self._intended(exchange, call.operation.kind or "", names, before)
+        # Engines up to 20.10 read it at the top, too.
+        course.is_brief = document is not None and any(
+            bool(document.get(*top, "AutoRemove")) for top in (("HostConfig",), ())
+        )
+        exchange.notes[_NOTE] = course
 
     async def _intended(
         self,
@@ -436,7 +443,16 @@ class Recorder(Interceptor):
             self._give_up([course])
             return
         self._new.append(course)
-        self._wait()
+        if course.is_brief:  # it may be gone in a moment, and leave its volumes to nobody
+            self._look_at_once()
+        else:
+            self._wait()
+
+    def _look_at_once(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+        self._look()
 
     def _wait(self) -> None:
         if len(self._new) >= _MOST_TOGETHER:

@@ -413,6 +413,11 @@ class CommandLineTests(SynchronousTestCase):
             results = {way: future.result() for way, future in running.items()}
             self.maxDiff = None
             for number, step in enumerate(steps):
+                if step.command.startswith("events "):
+                    # The engine tells of an exec's end when it comes to it, be it after the next one's begin.
+                    for result in results.values():
+                        status, output, errors = result[number]
+                        result[number] = (status, "".join(sorted(output.splitlines(keepends=True))), errors)
                 expected = results["direct"][number]
                 about = f"{program} {step.command}"
                 self.assertEqual(results["none"][number], expected, about)
