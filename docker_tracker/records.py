@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import attrs
@@ -29,6 +30,16 @@ class State(enum.Enum):
 Reference = tuple[str, str]
 # Stands in `Intent.before` if that has all images of the engine: what is not in it was not there.
 ALL_IMAGES: Final[Reference] = ("image", "*")
+
+
+def moment(seconds: float | None) -> str | None:
+    """Return a time as JSON has it: ISO 8601, UTC, to the millisecond; None stays.
+
+    :param seconds: Since the epoch.
+    """
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 @attrs.frozen(kw_only=True)
@@ -100,3 +111,16 @@ class Resource:
     created: float = 0.0
     removed: float | None = None
     number: int = 0
+
+    def table(self) -> dict[str, Any]:
+        """Return it as JSON has it, without whose it is."""
+        return {
+            "kind": self.kind,
+            "id": self.identifier,
+            "name": self.name,
+            "relation": self.relation.value,
+            "parent": self.parent,
+            "created": moment(self.created or None),
+            "removed": moment(self.removed),
+            "attributes": dict(self.attributes),
+        }

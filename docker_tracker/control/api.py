@@ -19,12 +19,13 @@ from docker_tracker.control.peer import Caller, Who
 from docker_tracker.control.probe import Probe
 from docker_tracker.control.reading import flag, number, read_json, read_target
 from docker_tracker.control.streams import EventStream, LeaseStream, Stream
-from docker_tracker.control.tables import job_table, moment, resource_table, why_table
+from docker_tracker.control.tables import job_table, resource_table, why_table
 from docker_tracker.counts import Counts
 from docker_tracker.engine.catalogue import RESOURCE_KINDS
 from docker_tracker.errors import ConfigurationError, EngineError, RefusedError, TrackerError
 from docker_tracker.interfaces import IEngine, IJob, IJobs, ILedger
 from docker_tracker.job import JobRequest
+from docker_tracker.records import moment
 from docker_tracker.version import version
 
 log = Logger()

@@ -6,7 +6,6 @@ Layer: control. The daemon imports this at its start, so it must stay light: no 
 from __future__ import annotations
 
 import contextlib
-import errno
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from docker_tracker.accepting import REST, NoRoomError, accept
 from docker_tracker.control.peer import Who, caller_of
 from docker_tracker.counts import Counts
 from docker_tracker.interfaces import IEngine, IJobs, ILedger
@@ -36,8 +36,6 @@ log = Logger()
 MOST_CONNECTIONS: Final = 1000
 #: How many are accepted in one turn of the reactor.
 _AT_ONCE: Final = 16
-#: How long accepting rests when there are no descriptors left, in seconds.
-_REST: Final = 0.5
 #: How long answers that are on their way may still take when the door closes, in seconds.
 _LAST_WORDS: Final = 2.0
 
@@ -114,18 +112,15 @@ class ControlService:
                 self._read(False)
                 return
             try:
-                sock, _ = self._socket.accept()
-            except (BlockingIOError, InterruptedError):
-                return
-            except ConnectionAbortedError:
-                continue
-            except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    raise
+                client = accept(self._socket)
+            except NoRoomError as error:
                 log.warn("the control socket: no more connections for now: {error}", error=error)
                 self._read(False)
-                self._resting = self._reactor.callLater(_REST, self._rested)
+                self._resting = self._reactor.callLater(REST, self._rested)
                 return
+            if client is None:
+                return
+            sock, _ = client
             with sock:  # Twisted takes a duplicate
                 try:
                     self._accepted(sock)

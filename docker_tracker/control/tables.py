@@ -6,11 +6,10 @@ The tables of fields are the schema: the reference shows them, and tests hold th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from docker_tracker.interfaces import IJob
-from docker_tracker.records import Resource
+from docker_tracker.records import Resource, moment
 
 JOB_FIELDS: Final = {
     "id": ("string", "Random, never used again."),
@@ -34,10 +33,10 @@ RESOURCE_FIELDS: Final = {
         "``made``: the job's own. ``used``: it was there before, and is never removed with the job.",
     ),
     "parent": ("string", "The container of an exec, the image of a tag, or empty."),
-    "attributes": ("object", "What else is known, strings only."),
-    "job_id": ("string", "Whose it is."),
     "created": ("string or null", "When it was recorded."),
     "removed": ("string or null", "When it was seen to be gone; null: it exists."),
+    "attributes": ("object", "What else is known, strings only."),
+    "job_id": ("string", "Whose it is."),
 }
 EVENT_FIELDS: Final = {
     "number": ("integer", "Counts up; ``since`` takes it."),
@@ -80,13 +79,6 @@ INTENT_FIELDS: Final = {
 }
 
 
-def moment(seconds: float | None) -> str | None:
-    """Return a time as ISO 8601 in UTC with milliseconds; None stays."""
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def job_table(job: IJob) -> dict[str, Any]:
     """Return a job; `JOB_FIELDS` tells what stands in it."""
     return {
@@ -106,17 +98,7 @@ def job_table(job: IJob) -> dict[str, Any]:
 
 def resource_table(resource: Resource) -> dict[str, Any]:
     """Return a resource; `RESOURCE_FIELDS` tells what stands in it."""
-    return {
-        "kind": resource.kind,
-        "id": resource.identifier,
-        "name": resource.name,
-        "relation": resource.relation.value,
-        "parent": resource.parent,
-        "attributes": dict(resource.attributes),
-        "job_id": resource.job_id,
-        "created": moment(resource.created or None),
-        "removed": moment(resource.removed),
-    }
+    return {**resource.table(), "job_id": resource.job_id}
 
 
 def why_table(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from typing import Any, Final
@@ -620,7 +619,7 @@ class Recorder(Interceptor):
             return Answer.error(503, str(error))
         if as_json:
             job = {"id": self._job_id, "name": self._job}
-            page = {"job": job, "resources": [_shown(resource) for resource in resources]}
+            page = {"job": job, "resources": [resource.table() for resource in resources]}
             return Answer(200, json.dumps(page).encode() + b"\n")
         made = sorted({resource.identifier for resource in resources if resource.relation is Relation.MADE})
         return Answer(200, "".join(f"{identifier}\n" for identifier in made).encode(), "text/plain; charset=utf-8")
@@ -667,23 +666,6 @@ def _who(exchange: Exchange) -> dict[str, str]:
         "listener": exchange.listener,
         **{key: str(value) for key, value in found.items() if value not in (None, "")},
     }
-
-
-def _shown(resource: Resource) -> dict[str, Any]:
-    return {
-        "kind": resource.kind,
-        "id": resource.identifier,
-        "name": resource.name,
-        "relation": resource.relation.value,
-        "parent": resource.parent,
-        "created": _time(resource.created),
-        "removed": None if resource.removed is None else _time(resource.removed),
-        "attributes": dict(resource.attributes),
-    }
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 recorder = Plugin(

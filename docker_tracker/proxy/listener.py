@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import select
 import socket
 import ssl
@@ -16,6 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from docker_tracker.accepting import REST, NoRoomError, accept
 from docker_tracker.exchange import Peer
 from docker_tracker.proxy.conversation import Conversation, Entrance
 from docker_tracker.proxy.hub import Hub
@@ -26,8 +26,6 @@ log = Logger()
 
 #: How many connections are accepted in one turn of the reactor.
 _AT_ONCE = 64
-#: How long accepting rests when there are no descriptors left, in seconds.
-_REST = 0.5
 _UCRED = struct.Struct("3i")
 
 
@@ -84,16 +82,13 @@ class Acceptor:
         """Accept who waits."""
         for _ in range(_AT_ONCE):
             try:
-                sock, address = self._socket.accept()
-            except (BlockingIOError, InterruptedError):
-                return
-            except ConnectionAbortedError:
-                continue
-            except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    raise
+                client = accept(self._socket)
+            except NoRoomError as error:
                 self._rest(error)
                 return
+            if client is None:
+                return
+            sock, address = client
             if self._tired:
                 self._tired = False
                 log.info("{listener}: accepting again", listener=self._entrance.listener)
@@ -131,7 +126,7 @@ class Acceptor:
             self._tired = True
             log.warn("{listener}: no more connections for now: {error}", listener=self._entrance.listener, error=error)
         self._hub.reactor.removeReader(self)
-        self._resting = self._hub.reactor.callLater(_REST, self._rested)
+        self._resting = self._hub.reactor.callLater(REST, self._rested)
 
     def _rested(self) -> None:
         self._resting = None
