@@ -126,9 +126,8 @@ LIBPOD_OPERATIONS: Final[tuple[Operation, ...]] = (
     *_rows(
         "manifest",
         "image",
-        ("manifest_push_old", "POST", "/manifests/{name}/push", _STREAM_CHANGE),
         ("manifest_push", "POST", "/manifests/{name:.*}/registry/{destination:.*}", _STREAM_CHANGE),
-        ("manifest_add_old", "POST", "/manifests/{name:.*}/add", _STREAM_CHANGE),
+        # …/NAME/push and …/NAME/add, too, from version 4 on (seen on 4.3 and 5.4): there the name is all of it.
         ("manifest_create", "POST", "/manifests/{name:.*}", {**_IMAGE, "request": RequestBody.STREAM}),
         ("manifest_change", "PUT", "/manifests/{name:.*}", _STREAM_CHANGE),
     ),

@@ -5,7 +5,8 @@ to a route *is* that route. A path that the router would clean and redirect (301
 follow the redirect with another method, and two readers could read it as two paths.
 
 Podman takes more for a version than dockerd does. Paths with such versions are the routes that Podman makes of them: to
-dockerd they are nothing at all, in any case.
+dockerd they are nothing at all, in any case. So are those of Podman's own API, which are matched as Podman does it: as
+they were sent (``pkg/api/server/server.go``: UseEncodedPath), so that ``%2F`` is no slash, but part of a name.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import re
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote, unquote_to_bytes
 
 from docker_tracker.engine.catalogue import LIBPOD, OPERATIONS, TRACKER_OTHER, TRACKER_PAGE, UNKNOWN, operation
 from docker_tracker.engine.operation import Call, Operation
@@ -29,6 +30,7 @@ _VERSION = re.compile(r"/v([0-9.]+|[0-9][0-9A-Za-z.-]*)(/.*)")
 _VARIABLE = re.compile(r"\{(\w+)(?::([^}]*))?\}")
 _CACHED_LENGTH: Final = 200  # characters; longer targets are rare, and not kept in memory
 _OPTIONS: Final = operation("options")
+_LIBPOD: Final = "/libpod/"
 _NO_NAMES: Final = MappingProxyType[str, str]({})
 
 
@@ -95,7 +97,17 @@ def _find(method: str, path: str, version: str | None) -> tuple[Operation, Mappi
         match = expression.fullmatch(path)
         if match is not None:
             return candidate, MappingProxyType(match.groupdict())
-    return (LIBPOD if path.startswith("/libpod/") else UNKNOWN), _NO_NAMES
+    return (LIBPOD if path.startswith(_LIBPOD) else UNKNOWN), _NO_NAMES
+
+
+def _find_as_sent(method: str, raw: str) -> tuple[Operation, MappingProxyType[str, str]]:
+    """Find a route of Podman's own; only names may have escapes in them."""
+    versioned = _VERSION.fullmatch(raw)
+    path = raw if versioned is None else versioned[2]
+    if not path.startswith(_LIBPOD):
+        return LIBPOD, _NO_NAMES
+    row, names = _find(method, path, None)
+    return row, MappingProxyType({name: unquote(value) for name, value in names.items()})
 
 
 def _recognise(method: str, target: str) -> Call:
@@ -107,7 +119,8 @@ def _recognise(method: str, target: str) -> Call:
     versioned = _VERSION.fullmatch(path)
     if versioned is not None:
         version, path = versioned.groups()
-    row, names = _find(method, path, version)
+    of_podman = "%" in raw and path.startswith(_LIBPOD)
+    row, names = _find_as_sent(method, raw) if of_podman else _find(method, path, version)
     return Call(row, version, path, names, query)
 
 
