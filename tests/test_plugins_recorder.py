@@ -397,6 +397,13 @@ class ContainerTests(RecorderCase):
         self.do("POST", "/containers/create", {"HostConfig": {"Binds": ["old:/o"]}}, status=400)
         self.assertEqual(self.lost(), [1])
 
+    def test_volume_failed_late(self) -> None:
+        """An engine that is told to stop makes a volume and then says that it could not: that is the watcher's."""
+        self.do("POST", "/volumes/create", {"Name": "new"}, status=500)
+        self.engine.answers["/volumes/old"] = {"Name": "old"}
+        self.do("POST", "/volumes/create", {"Name": "old"}, status=500)
+        self.assertEqual(self.lost(), [1])
+
     def test_bounded(self) -> None:
         """Looks that pile up are left to the watcher; when the job ends, those that wait are, too."""
         waiting: Deferred[Any] = Deferred()

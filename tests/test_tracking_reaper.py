@@ -381,6 +381,13 @@ class ContainerTests(ReapCase):
         self.assertEqual(self.removals(), ["services", "containers"])
         self.assertGreater(report.seconds, 60)
 
+    def test_forgotten_task_in_a_short_reap(self) -> None:
+        """A reap that may take no more than that minute still has time for what the swarm forgets."""
+        self.engine.swarm = "active"
+        self.engine.add("container", "forgotten", self.labels(**{SERVICE_LABEL: "gone"}), EndsAfter=0.0)
+        self.assertTrue(self.reap(seconds=60.0).complete)
+        self.assertEqual(self.removals(), ["containers"])
+
     def test_task_on_a_worker(self) -> None:
         """On a node that manages nothing it is said where it can be removed."""
         self.engine.swarm = "worker"

@@ -619,6 +619,30 @@ class LostTests(WatcherCase):
             self.assertEqual(self.shown(), wanted, kind)
             self.stop()
 
+    def test_volume_without_its_label(self) -> None:
+        """One that was not there before, and came while it was asked for, has lost its label with an engine that ended.
+
+        What is older, was made after the answer was lost, or is of unknown age, may be anybody's.
+        """
+        for created, before, wanted in (
+            ("1970-04-26T17:46:40Z", (), "made"),
+            ("1970-04-26T17:46:42Z", (), "made"),
+            ("1970-04-26T17:46:42Z", (("volume", "x"),), "used"),
+            ("1970-04-26T17:46:39Z", (), "used"),
+            ("1970-04-26T17:46:43Z", (), "used"),
+            ("0001-01-01T00:00:00Z", (), "used"),
+            (None, (), "used"),
+        ):
+            number = self.make(state=None, names=(("volume", "x"),), kind="volume", before=before)
+            self.clock.advance(2)
+            self.successResultOf(self.ledger.settle(number, State.LOST))
+            self.engine.answers["/volumes"] = {"Volumes": [{"Name": "x", "CreatedAt": created}]}
+            self.start()
+            self.assertEqual(self.shown(), [("volume", "x", wanted)], (created, before))
+            self.stop()
+            self.successResultOf(self.ledger.removed("volume", ["x"]))
+            self.clock.rightNow = NOW
+
     def test_named_volumes_and_plugins(self) -> None:
         """What was there before, or is another's, is used; the rest is made. Plugins bear no labels."""
         self.watcher = self.watch(labelled=False)

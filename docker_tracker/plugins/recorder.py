@@ -336,7 +336,7 @@ class Recorder(Interceptor):
             return await self._images_before(names)
         found = []
         for kind, name in names:
-            if kind in ("volume", "image", "plugin") and operation.name != "volume_create":
+            if kind in ("volume", "image", "plugin"):
                 found += [(kind, name)] if await self._may_be_there(kind, name) else []
         if document is not None and operation.kind == "container":
             pod = document.get("pod") if operation.name == _IN_PODS else None

@@ -35,7 +35,7 @@ _FIRST_POLL: Final = 0.05
 _LAST_POLL: Final = 1.0
 _TASK_SECONDS: Final = 60.0  # that a swarm gets to remove the tasks of a service that is gone
 _SERVICE_LABEL: Final = "com.docker.swarm.service.id"
-_MOST_SHARE: Final = 0.5  # of the time for all that one container may take to stop
+_MOST_SHARE: Final = 0.5  # of the time for all that one container may take to end
 
 
 class Fate(enum.Enum):
@@ -202,7 +202,7 @@ class Remover:
         if status in _GOOD:
             return Result(Fate.WAITING, f"it is a task of the service {service}, which is there")
         since = self._tasks.setdefault(thing.identifier, self._clock.seconds())
-        if status == _NOT_FOUND and self._clock.seconds() - since >= _TASK_SECONDS:
+        if status == _NOT_FOUND and self._clock.seconds() - since >= min(_TASK_SECONDS, self._most_seconds):
             return None
         if status == _UNAVAILABLE:
             reason = f"it is a task of the service {service}, which only a manager of the swarm can remove"

@@ -364,8 +364,9 @@ def _led_to(
     elif kind in ("volume", "plugin"):
         ours = named
         there_before = (kind, identifier) in intent.before or bool(owner) or (kind == "volume" and not young)
-        # One that a container brings along bears no label.
-        there_before |= labelled and intent.kind == kind == "volume"
+        if labelled and intent.kind == kind == "volume":
+            # The engine loses our label only if it ends within the create; later ones are anybody's.
+            there_before |= seen.created > (intent.settled or 0.0)
         relation = Relation.USED if there_before else Relation.MADE
     else:
         ours = named and young and not owner and not labelled
