@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import attrs
+
+#: Of a request that is over or on its way these options are kept, of so many exporters, and of each so many characters.
+_KEPT: Final = ("target", "platform", "name", "push")
+_MOST_KEPT: Final = 16
+_LONGEST_KEPT: Final = 8192
 
 
 class BuildStep(enum.Enum):
@@ -69,6 +74,23 @@ class BuildRequest:
         """Whether a SOLVE only asks what the engine can do, as clients do before a build."""
         asks = self.frontend or self.attributes or self.exporters or self.definition
         return self.step is BuildStep.SOLVE and not asks
+
+    def kept(self) -> BuildRequest:
+        """Return what is kept of it until it is over: who asked for what, but neither arguments nor image configs."""
+        return attrs.evolve(
+            self,
+            frontend=self.frontend[:_LONGEST_KEPT],
+            session=self.session[:_LONGEST_KEPT],
+            attributes=_kept(self.attributes),
+            exporters=tuple(
+                Exporter(each.kind[:_LONGEST_KEPT], _kept(each.attributes)) for each in self.exporters[:_MOST_KEPT]
+            ),
+            image_configs={},
+        )
+
+
+def _kept(options: Mapping[str, str]) -> dict[str, str]:
+    return {name: options[name][:_LONGEST_KEPT] for name in _KEPT if name in options}
 
 
 @attrs.frozen(kw_only=True)

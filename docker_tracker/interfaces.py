@@ -118,7 +118,7 @@ class IInterceptor(Interface):
         Called once for each `build_request`, and for what could not be read. If this raises and the interceptor is
         `fail_closed`, the connection is closed, though the engine did what was asked.
 
-        :param request: As the engine got it.
+        :param request: What is kept of it as the engine got it: `BuildRequest.kept`.
         """
 
     def finished(exchange: Exchange, outcome: Outcome) -> None:

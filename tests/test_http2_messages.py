@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from docker_tracker.builds import BuildEdit, BuildRequest, BuildStep, Exporter
 from docker_tracker.errors import BadGrpcError
+from docker_tracker.http2.grpc import read_call
 from docker_tracker.http2.messages import edited, read_answer, read_request
 from docker_tracker.http2.protobuf import MAX_FIELDS, Message, as_bytes, as_text, length_field, varint
 from tests.support.http2 import entries
@@ -242,11 +243,28 @@ class ReadTests(SynchronousTestCase):
             self.assertIn(problem, str(error))
 
     def test_bounds(self) -> None:
-        """Too many fields are refused, also when they stand in many parts; 30,000 options are taken."""
-        many = length_field(13, b"\x48\x01" * 40_000)
+        """Too many fields are refused, also when they stand in many parts; 3,000 options are taken."""
+        many = length_field(13, b"\x48\x01" * 4_000)
         self.assertIn("fields", str(self.assertRaises(BadGrpcError, read_request, BuildStep.SOLVE, many * 100, "")))
         self.assertIn("fields", str(self.assertRaises(BadGrpcError, Message, b"\x08\x01" * (MAX_FIELDS + 1))))
-        read_request(BuildStep.FRONTEND, entries(3, {str(number): "x" for number in range(30_000)}), "")
+        read_request(BuildStep.FRONTEND, entries(3, {str(number): "x" for number in range(3_000)}), "")
+        error = self.assertRaises(
+            BadGrpcError,
+            read_request,
+            BuildStep.FRONTEND,
+            entries(3, {str(number): "x" for number in range(10_000)}),
+            "",
+        )
+        self.assertEqual(str(error), "it has more than 10000 fields, some 3333 options: give the build fewer")
+
+    def test_long_id(self) -> None:
+        """A build's ID is short, or the request is none."""
+        self.assertEqual(read_request(BuildStep.SOLVE, length_field(1, b"a" * 256), "").build, "a" * 256)
+        error = self.assertRaises(BadGrpcError, read_request, BuildStep.SOLVE, length_field(1, b"a" * 257), "")
+        self.assertIn("ID", str(error))
+        for size, expected in ((256, "a" * 256), (257, "")):
+            fields = {b":path": [b"/a.B/C"], b"buildkit-controlapi-buildid": [b"a" * size]}
+            self.assertEqual(read_call(fields), ("/a.B/C", expected))
 
     def test_answer(self) -> None:
         """An answer is what the exporters say."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from docker_tracker.builds import BuildEdit, BuildEnd, BuildOutcome, BuildRequest, BuildStep
+from docker_tracker.builds import BuildEdit, BuildEnd, BuildOutcome, BuildRequest, BuildStep, Exporter
 from docker_tracker.engine.document import MISSING, Change
 from docker_tracker.errors import BadGrpcError, RefusedError
 from docker_tracker.exchange import Exchange, Outcome, Stage
@@ -508,6 +509,44 @@ class AnswerTests(Mediated):
         self.link.answer(stream, ANSWER)
         self.both_closed()
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+
+class KeptTests(Mediated):
+    BIG = "x" * 1_000_000
+
+    def test_little_is_kept(self) -> None:
+        """Of a request on its way only what the end of a build tells is kept: no arguments, no image configs."""
+        self.begin(asks := Asks(edit=BuildEdit(exporter_attributes={"annotation": None})))
+        option = {"build-arg:a": self.BIG, "target": "t" + self.BIG, self.BIG: ""}
+        exporter = length_field(13, length_field(1, b"moby") + entries(2, {"name": "t:1", "annotation": self.BIG}))
+        solving = PROBE.replace(b"probe1", b"build1") + entries(7, option) + exporter * 5
+        solve = self.link.call(SOLVE, solving)
+        asking = self.link.call(FRONTEND, length_field(2, b"f") + entries(3, option), "build1")
+        config = {"containerimage.config": b'{"a":"%b"}' % self.BIG.encode()}
+        returning = self.link.call(RESULT, length_field(1, entries(10, config)), "build1")
+        self.assertEqual(len(self.sent(asking)), len(length_field(2, b"f") + entries(3, option)))
+        mediation = self.link.wires.conversation._splice
+        assert isinstance(mediation, Mediation)
+        kept = pickle.dumps([asked.request for asked in mediation._asked.values()] + [mediation._edits])
+        self.assertLess(len(kept), 100_000)
+        for stream in (returning, asking, solve):
+            self.link.answer(stream, ANSWER)
+        told = asks.seen[-1][1]
+        self.assertEqual((told.build, told.call, told.session), ("build1", 1, "session1"))
+        self.assertEqual((told.attributes["target"][:2], [*told.attributes]), ("tx", ["target"]))
+        self.assertEqual(told.exporters, (Exporter("moby", {"name": "t:1"}),) * 5)
+        [edit] = asks.outcomes[-1].edits
+        self.assertLess(len(edit.changes[0].old), 10_000)
+
+    def test_nothing_is_kept_that_is_over(self) -> None:
+        """Who is told of a request that was refused or given up gets no more of it than of others."""
+        for deciding in (None, Deferred[None]()):
+            asks = Asks(edit=RefusedError("no", 403), deciding=deciding)
+            self.begin(asks)
+            self.link.call(FRONTEND, length_field(2, b"f") + entries(3, {"build-arg:a": self.BIG}), "build1")
+            self.link.wires.client.leaves()
+            self.assertEqual(asks.requests[0].attributes, {"build-arg:a": self.BIG})
+            self.assertEqual(asks.seen[-2][1].attributes, {})
 
 
 class EndTests(Mediated):

@@ -14,6 +14,8 @@ from docker_tracker.http2.headers import STATUS_OK, Fields, literal
 #: What grpc-go takes at most, and with it the engine and its clients.
 MAX_MESSAGE: Final = 16 * 1024 * 1024
 PREFIX_SIZE: Final = 5
+#: Of a build's ID, in bytes: clients make them of 25.
+MAX_ID: Final = 256
 
 #: The fields that are read, from clients and from the engine.
 CLIENT_FIELDS: Final = frozenset((b":path", b"buildkit-controlapi-buildid"))
@@ -39,7 +41,7 @@ class Status(enum.IntEnum):
 
 
 def read_call(fields: Fields) -> tuple[str, str]:
-    """Return the path and the build ID of a new stream's headers; "": it has none that the engine would take.
+    """Return the path and the build ID of a new stream's headers; "": it has none that the engine or we would take.
 
     :raises BadFrameError: there are two paths.
     """
@@ -48,7 +50,7 @@ def read_call(fields: Fields) -> tuple[str, str]:
         raise BadFrameError("a request has two paths")
     path = paths[0] if paths and _PATH.fullmatch(paths[0]) else b""
     # The engine takes two of them for none (client/buildid/metadata.go).
-    build = builds[0] if len(builds) == 1 else b""
+    build = builds[0] if len(builds) == 1 and len(builds[0]) <= MAX_ID else b""
     return path.decode(), build.decode("utf-8", "backslashreplace")
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from docker_tracker.builds import BuildEdit, BuildRequest, BuildStep, Exporter
+from docker_tracker.errors import BadGrpcError
+from docker_tracker.http2.grpc import MAX_ID
 from docker_tracker.http2.protobuf import Message, as_bytes
 
 #: The calls of a build, by their path.
@@ -29,6 +31,8 @@ def _is_config(key: str) -> bool:
 
 def _solve(data: bytes, build: str) -> BuildRequest:
     message = Message(data)
+    if len(as_bytes(message.text(1))) > MAX_ID:
+        raise BadGrpcError(f"the build's ID is longer than {MAX_ID} bytes")
     exporters = [_exporter(message.part(value), 1, 2) for value in message.values(13)]
     # Engines of BuildKit before 0.13 read the deprecated one only, later ones only if there is no other.
     deprecated = _exporter(message, 3, 4)

@@ -38,15 +38,16 @@ _STATUS: Final = {400: 3, 403: 7, 404: 5, 409: 9, 413: 8, 503: 14}
 _INTERNAL: Final = 13
 #: What may wait here for a client before it is read no more, in bytes: what it sends can have longer answers of ours.
 _MOST_FOR_CLIENT: Final = 1024 * 1024
-#: Of one build; what is changed beyond that is not told.
+#: Of one build; what is changed beyond that is not told, and of each value not more than so many characters.
 _MOST_EDITS: Final = 256
+_LONGEST_VALUE: Final = 8192
 
 
 @attrs.define(eq=False)
 class _Asked:
     """What is known of a request that was held.
 
-    :ivar request: As interceptors changed it up to now.
+    :ivar request: As interceptors changed it up to now; once it is sent, what is kept of it.
     :ivar began: When it was whole, in seconds since the epoch.
     :ivar problem: Why it cannot be read, or "".
     :ivar by: Who refused it, or "".
@@ -251,7 +252,7 @@ class Mediation:
         edits = self._edits.pop(asked.request.build, []) if call.step is BuildStep.SOLVE else []
         problem = asked.problem or outcome.problem
         outcome = attrs.evolve(outcome, problem=problem, started=asked.began, refused_by=asked.by, edits=tuple(edits))
-        working = self._go(self._save(asked.request, outcome), self._unsaved)
+        working = self._go(self._save(asked.request.kept(), outcome), self._unsaved)
         if working.called or not held or self._finished:
             return False
         working.addCallback(lambda _: self._released())
@@ -280,6 +281,7 @@ class Mediation:
             self._mediator.release(call, edit if edit else None)
         except BadGrpcError as error:
             raise RefusedError(f"the build cannot be changed as it has to be: {error.message}") from error
+        asked.request = asked.request.kept()
 
     def _edited(self, name: str, asked: _Asked, edit: BuildEdit) -> None:
         """Have the next interceptors see what one changed, and the audit know of it."""
@@ -403,4 +405,4 @@ def _changes(request: BuildRequest, edit: BuildEdit) -> tuple[Change, ...]:
 
 def _change(request: BuildRequest, path: tuple[str | int, ...], old: Any, new: Any) -> Change:
     where = ("build", request.step.value, *path)
-    return Change(where, MISSING if old is None else old, MISSING if new is None else new)
+    return Change(where, *(MISSING if each is None else each[:_LONGEST_VALUE] for each in (old, new)))
