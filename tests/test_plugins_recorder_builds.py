@@ -85,6 +85,13 @@ class BuildTests(TrackingCase):
         self.do(solve(moby()), answered({"containerimage.digest": ID, "image.name": "web:2, web:3"}))
         self.assertEqual([row[1] for row in self.shown()], [ID, "web:2", "web:3"])
 
+    def test_no_tags(self) -> None:
+        """IDs and digests, and what is too long for a name, are no tags, whether asked for or answered."""
+        for name in (f"moby-dangling@{ID}", ID, "a" * 64, f"web@{ID}", f"web:1@{ID}", "x" * 513):
+            self.setUp()
+            self.do(solve(moby(f"{name},web:1")), answered({"containerimage.digest": ID, "image.name": name}))
+            self.assertEqual([row[1] for row in self.shown()], [ID, "web:1"], name)
+
     def test_many_tags(self) -> None:
         """A thousand tags are recorded; one more is refused before anything is written, on one exporter or on two."""
         names = [f"web:{number}" for number in range(1000)]

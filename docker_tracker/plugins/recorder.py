@@ -62,6 +62,7 @@ _BEFORE_SECONDS: Final = 1.0  # that a build waits to know what is there before;
 _MOST_BEFORE: Final = 4096  # images that an intent lists as there before
 _MOST_LINES: Final = 1000  # images that one answer in lines may tell of
 _MOST_TAGS: Final = 1000  # that one build may ask for: each is a row of the ledger
+_LONGEST_TAG: Final = 512  # characters, with the registry's name
 _COMMIT: Final = "container_commit"  # beside those that answer in lines, the create that makes a new image
 _MOST_CHANGES: Final = 32  # places of a request that are named as changed
 _BUILDS: Final = "grpc"
@@ -644,9 +645,14 @@ def _builds(exchange: Exchange) -> dict[int, _Course]:
 
 
 def _tags(*lists: str) -> tuple[Reference, ...]:
-    """Return the references of lists of names with commas between them."""
+    """Return the references of lists of names with commas between them.
+
+    IDs and digests are no tags: containerd's store answers with one for an image without any. Nor are names that are
+    longer than engines take (``distribution/reference``: 255 characters, and 129 of the tag).
+    """
     names = (name.strip() for each in lists for name in each.split(","))
-    return tuple(dict.fromkeys(("image", familiar(name)) for name in names if name))
+    tags = (familiar(name) for name in names if name and len(name) <= _LONGEST_TAG)
+    return tuple(dict.fromkeys(("image", tag) for tag in tags if "@" not in tag and not tag.startswith("sha256:")))
 
 
 def _reference(call: Call) -> str:
