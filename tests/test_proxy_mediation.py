@@ -13,7 +13,7 @@ from docker_tracker.engine.document import MISSING, Change
 from docker_tracker.errors import BadGrpcError, RefusedError
 from docker_tracker.exchange import Exchange, Outcome, Stage
 from docker_tracker.http2 import connection
-from docker_tracker.http2.frames import END_HEADERS, END_STREAM, Code, Kind, build
+from docker_tracker.http2.frames import END_HEADERS, END_STREAM, PREFACE, Code, Kind, build
 from docker_tracker.http2.grpc import Status
 from docker_tracker.http2.messages import read_request
 from docker_tracker.http2.protobuf import length_field
@@ -143,6 +143,75 @@ class UpgradeTests(Mediated):
         assert asks.exchange is not None
         self.assertEqual((asks.exchange.bytes_from_client, asks.exchange.bytes_to_client), (from_client, to_client))
         self.assertEqual(link.client.end_of(stream), (Status.PERMISSION_DENIED, "docker-tracker: no"))
+
+
+class BeginningTests(Mediated):
+    SETTINGS = build(Kind.SETTINGS, 0, 0)
+    PING = build(6, 0, 0, bytes(8))
+
+    def begun(self, data: bytes) -> None:
+        """Have a client begin with these bytes, an engine greet it, and nothing happen for a while."""
+        self.asks = Asks()
+        self.link = BuildLink(self.asks, begin=False)
+        wires = self.link.wires
+        wires.client.sends(UPGRADE)
+        wires.engine.received  # noqa: B018
+        wires.engine.sends(UPGRADED + self.SETTINGS)
+        wires.client.sends(data)
+        wires.clock.advance(9)
+        self.assertFalse(wires.over)
+
+    def test_no_beginning(self) -> None:
+        """A client that asked for HTTP/2 has ten seconds to begin it; then both sides are closed, with a word on why."""
+        call = build(Kind.HEADERS, END_HEADERS, 1, b"\x83\x86")
+        for data in (
+            b"",
+            PREFACE[:-1],
+            PREFACE,
+            PREFACE + self.SETTINGS[:-1],
+            PREFACE + self.PING,
+            PREFACE + self.SETTINGS + call[:-1],
+            PREFACE + self.SETTINGS + build(Kind.HEADERS, 0, 1, b"\x83"),
+        ):
+            self.begun(data)
+            self.link.wires.clock.advance(1)
+            self.both_closed()
+            assert self.asks.exchange is not None
+            self.assertEqual(self.asks.exchange.answered_by, "proxy")
+            self.assertIn("did not come whole in time", str(self.asks.exchange.notes["remark"]))
+            self.assertIn(b"did not come whole in time", self.link.wires.client.received)
+            engine = self.link.wires.engine.received
+            self.assertEqual(b"did not come whole in time" in engine, data.startswith(PREFACE))
+
+    def test_slow_beginning(self) -> None:
+        """A byte now and then is no beginning."""
+        self.begun(b"")
+        for byte in PREFACE[:8]:
+            self.link.wires.client.sends(bytes([byte]))
+            self.link.wires.clock.advance(0.125)
+        self.both_closed()
+
+    def test_begun(self) -> None:
+        """A client that has begun may be idle; and there is no limit any more once it made a call."""
+        for more in (b"", build(Kind.HEADERS, END_HEADERS | END_STREAM, 1, b"\x83\x86") + self.PING[:-1]):
+            self.begun(PREFACE + self.SETTINGS + more)
+            self.link.wires.clock.advance(1000)
+            self.assertFalse(self.link.wires.over)
+            self.link.wires.client.leaves()
+            self.both_closed()
+
+    def test_half_a_frame_later(self) -> None:
+        """The time runs from when a frame begins."""
+        self.begun(PREFACE + self.SETTINGS)
+        self.link.wires.client.sends(self.PING[:-1])
+        self.link.wires.clock.advance(9)
+        self.assertFalse(self.link.wires.over)
+        self.link.wires.client.sends(self.PING[-1:])
+        self.link.wires.clock.advance(9)
+        self.assertFalse(self.link.wires.over)
+        self.link.wires.client.sends(self.PING[:-1])
+        self.link.wires.clock.advance(10)
+        self.both_closed()
 
 
 class RequestTests(Mediated):

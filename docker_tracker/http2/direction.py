@@ -46,6 +46,11 @@ class Direction:
         self._raw = bytearray()
         self._block = bytearray()
 
+    @property
+    def partial(self) -> bool:
+        """Whether a frame or a header block began and is not whole."""
+        return bool(len(self.scanner)) or self._first is not None
+
     def feed(self, data: Bytes) -> None:
         """Add what arrived."""
         self.scanner.feed(data)

@@ -28,6 +28,7 @@ class FromClient:
     def __init__(self, connection: Connection, steps: frozenset[BuildStep]) -> None:
         self._connection, self._steps = connection, steps
         self._preface = frames.PREFACE
+        self._greeted = False
         self._handlers: dict[int, Callable[[Frame], None]] = {
             Kind.DATA: self._data,
             Kind.RST_STREAM: self._reset,
@@ -39,6 +40,17 @@ class FromClient:
     def begun(self) -> bool:
         """Whether the client's preface went to the engine."""
         return not self._preface
+
+    @property
+    def owes(self) -> bool:
+        """Whether the client is to go on: its preface, its settings or, before its first call, a frame is not whole."""
+        connection = self._connection
+        return not connection.last and (not self._greeted or connection.client.partial)
+
+    def overdue(self) -> None:
+        """:raises BadFrameError: what the client owes did not come in time."""
+        if self.owes:
+            raise BadFrameError("the client's preface, settings or first call did not come whole in time")
 
     def read(self) -> None:
         """Act on all that is whole.
@@ -155,6 +167,7 @@ class FromClient:
         connection, settings = self._connection, frames.read_settings(frame)
         connection.to_engine += frame.raw
         if not frame.flags & frames.ACK:
+            self._greeted = True
             connection.engine.obey(settings)
             return
         connection.client.headers.acknowledge()

@@ -58,6 +58,15 @@ class Mediator:
         """How many bytes for the client wait for the engine's first frame, or for an answer that is held."""
         return self._connection.held_back
 
+    @property
+    def client_owes(self) -> bool:
+        """Whether the client is to go on with what it began, before its first call: see `overdue`."""
+        return self._client.owes
+
+    def overdue(self) -> None:
+        """End the connection if the client still owes something; for those who waited long enough."""
+        self._guarded(self._client.overdue)
+
     def client_data(self, data: Bytes) -> None:
         """Take bytes from the client."""
         self._connection.client.feed(data)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -33,6 +33,8 @@ log = Logger()
 _SOLVE_SECONDS: Final = 2.0
 #: The other calls were seen to be held for ten seconds without harm.
 _MOST_SECONDS: Final = 10.0
+#: For a client's beginning, up to its first call: what engines give for its preface (x/net/http2: prefaceTimeout).
+_BEGIN_SECONDS: Final = 10.0
 #: gRPC's numbers (``google.golang.org/grpc/codes``) for what we refuse with; INTERNAL for all else.
 _STATUS: Final = {400: 3, 403: 7, 404: 5, 409: 9, 413: 8, 503: 14}
 _INTERNAL: Final = 13
@@ -125,6 +127,7 @@ class Mediation:
         self._asked: dict[Call, _Asked] = {}
         self._edits: dict[str, list[Edit]] = {}  # of the builds that are open, by their ID
         self._to_client = 0
+        self._late: IDelayedCall | None = None
         self._working: set[Deferred[Any]] = set()
         self._finished = self._closed = self._told = False
 
@@ -141,6 +144,7 @@ class Mediation:
         for side, data in ((self._client, from_client), (self._engine, from_engine)):
             if data and not self._finished:
                 side.data(data)
+        self._watch_beginning()
         self.flow()
         for side in (self._client, self._engine):
             if side.wire.input_ended and not self._finished:
@@ -152,8 +156,24 @@ class Mediation:
         """Have the mediator read what came, and send on what it gives."""
         if side.from_client:
             self._mediator.client_data(data)
+            if self._late is not None or self._mediator.client_owes:
+                self._watch_beginning()
         else:
             self._mediator.engine_data(data)
+        self._pump()
+
+    def _watch_beginning(self) -> None:
+        """Wait for what the client owes, from when it began to."""
+        owes = self._mediator.client_owes and not self._finished
+        if owes and self._late is None:
+            self._late = self._clock.callLater(_BEGIN_SECONDS, self._overdue)
+        elif not owes and self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _overdue(self) -> None:
+        self._late = None
+        self._mediator.overdue()
         self._pump()
 
     def _pump(self) -> None:
@@ -203,6 +223,9 @@ class Mediation:
         if self._finished:
             return
         self._finished = True
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
         self._mediator.close()
         self._closed = True
         self._client.wire.close(linger=not self._client.wire.input_ended)
