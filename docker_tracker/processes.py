@@ -80,7 +80,7 @@ def identify(peer: Peer, proc: Path = PROC) -> Process | None:
         return None
     try:
         after = status(peer.pid, proc)
-        if after is None or after.started != before.started or _ended(descriptor):
+        if after is None or after.started != before.started or has_ended(descriptor):
             return None
         return Process(pid=peer.pid, started=after.started, boot=boot(proc))
     finally:
@@ -100,7 +100,7 @@ def _descriptor(pid: int, connection: socket.socket | None) -> int | None:
         return None
 
 
-def _ended(descriptor: int) -> bool:
+def has_ended(descriptor: int) -> bool:
     """Say whether a pidfd's process has ended (pidfd_open(2): then it is readable)."""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)

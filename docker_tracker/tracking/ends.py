@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import select
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,6 +25,8 @@ from zope.interface import implementer
 from docker_tracker.errors import EngineError, RefusedError
 from docker_tracker.interfaces import IEngine, IJob, ILease
 from docker_tracker.job import Ends, Process
+from docker_tracker.processes import has_ended
+from docker_tracker.tracking.bell import Bell
 
 _PROC: Final = Path("/proc")
 _LOOK_SECONDS: Final = 30.0  # between two looks at a container whose events say nothing
@@ -140,7 +141,7 @@ def _open(pid: int) -> tuple[int, Process]:
     try:
         process = Process(pid=pid, started=start_time(pid), boot=boot_id())
         # As it lives still, its number cannot have been another's when the start time was read.
-        if _is_over(descriptor):
+        if has_ended(descriptor):
             raise _HasEnded
     except (FileNotFoundError, ProcessLookupError):
         os.close(descriptor)
@@ -149,12 +150,6 @@ def _open(pid: int) -> tuple[int, Process]:
         os.close(descriptor)
         raise
     return descriptor, process
-
-
-def _is_over(descriptor: int) -> bool:
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 class _Part(Protocol):
@@ -406,8 +401,7 @@ class _Container:
         self._container = container
         self._end = end
         self._now = now
-        self._bell: Deferred[None] | None = None
-        self._rung = False
+        self._bell = Bell(reactor)
         self._breaks = 0  # of the engine's events
         self._stopped = False
         self._tasks = [Deferred.fromCoroutine(task) for task in (self._follow(), self._look())]
@@ -430,25 +424,19 @@ class _Container:
             # From this second on, as the engine answers a moment before it begins to listen to its own events.
             parameters = {"since": str(int(self._now())), "filters": json.dumps(filters)}
             try:
-                await self._engine.lines("/events", parameters, lambda line: self._ring(), self._ring)
+                await self._engine.lines("/events", parameters, lambda line: self._bell.ring(), self._bell.ring)
             except EngineError:
                 if self._stopped:  # a call that was cancelled may end as one that broke off
                     return
                 self._breaks += 1
-                self._ring()  # what is wrong with it is said there
+                self._bell.ring()  # what is wrong with it is said there
             await deferLater(self._reactor, _RETRY_SECONDS)
-
-    def _ring(self) -> None:
-        self._rung = True
-        bell, self._bell = self._bell, None
-        if bell is not None:
-            bell.callback(None)
 
     async def _look(self) -> None:
         absent = False
         doubt: tuple[int, float] | None = None  # the breaks there were, and until when it may come back
         while True:
-            self._rung = False
+            self._bell.forget()
             try:
                 answer = await self._engine.get(_inspect_path(self._container))
             except EngineError as error:
@@ -474,17 +462,4 @@ class _Container:
                 if answer is None or seconds <= 0 or not _comes_back(answer):
                     self._end(f"container {self._container[:12]} ended")
                     return
-            await self._wait(seconds)
-
-    async def _wait(self, seconds: float) -> None:
-        """Wait until there is reason to look again, or for so long."""
-        if self._rung:
-            return
-        self._bell = Deferred()
-        timer = self._reactor.callLater(seconds, self._ring)
-        try:
-            await self._bell
-        finally:
-            self._bell = None
-            if timer.active():
-                timer.cancel()
+            await self._bell.wait(seconds)

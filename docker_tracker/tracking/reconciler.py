@@ -13,8 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
 import attrs
-from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, DeferredLock, DeferredSemaphore, succeed
+from twisted.internet.defer import Deferred, DeferredLock, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -37,6 +36,7 @@ from docker_tracker.records import Relation, Resource
 from docker_tracker.tracking.lists import LABELLED, LISTED, Lists, is_inherited, mark_gone
 from docker_tracker.tracking.reaper import Reaper, together
 from docker_tracker.tracking.removal import Thing
+from docker_tracker.tracking.worker import Worker
 
 _LEAST_CALL_SECONDS: Final = 30.0
 _JOBS_AT_ONCE: Final = 4
@@ -66,7 +66,7 @@ async def _alone() -> Callable[[str, bool], bool]:
     return lambda job_id, known: False
 
 
-class Reconciler(Service):
+class Reconciler(Worker):
     """Compares and mends, as long as the service runs; `once` does it at any time.
 
     :param engine: What is.
@@ -85,6 +85,7 @@ class Reconciler(Service):
     """
 
     log = Logger()
+    failed = "engine and ledger are not compared any more"
 
     def __init__(
         self,
@@ -109,28 +110,13 @@ class Reconciler(Service):
         self._now, self._retry, self._tell, self._done = now, retry, tell, done
         self._turn = DeferredLock()
         self._failed = False
-        self._working: Deferred[None] = succeed(None)
 
     # By itself
 
-    def startService(self) -> None:
-        """Begin; the first pass comes late, so that what was there before a restart is known by then."""
-        super().startService()  # type: ignore[no-untyped-call]
-        if self._settings.enabled:
-            self._working = Deferred.fromCoroutine(self._work())
-            self._working.addErrback(self._ended)
-
-    def stopService(self) -> Deferred[None]:
-        """Stop; fires when nothing is done any more."""
-        super().stopService()  # type: ignore[no-untyped-call]
-        self._working.cancel()
-        return self._working
-
-    def _ended(self, failure: Failure) -> None:
-        if not failure.check(CancelledError):  # type: ignore[no-untyped-call]
-            self.log.failure("engine and ledger are not compared any more", failure)
-
-    async def _work(self) -> None:
+    async def work(self) -> None:
+        """Compare from time to time; the first pass comes late, so that what was there before a restart is known."""
+        if not self._settings.enabled:
+            return
         await deferLater(self._clock, max(self._settings.period, self._settings.creation_grace))
         while True:
             await self.once(self._settings.dry_run)

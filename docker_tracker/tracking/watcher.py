@@ -12,12 +12,10 @@ from typing import Any, Final
 
 import attrs
 from twisted.application.internet import backoffPolicy
-from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredLock, FirstError, succeed
+from twisted.internet.defer import Deferred, DeferredList, DeferredLock, FirstError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from docker_tracker.engine.catalogue import RESOURCE_KINDS
 from docker_tracker.engine.inventory import (
@@ -30,7 +28,9 @@ from docker_tracker.engine.inventory import (
 from docker_tracker.errors import EngineError, LedgerError
 from docker_tracker.interfaces import IEngine, ILedger
 from docker_tracker.records import ALL_IMAGES, Intent, Relation, Resource, State
+from docker_tracker.tracking.bell import Bell
 from docker_tracker.tracking.lists import LABELLED, LISTED, Lists, is_inherited, mark_gone
+from docker_tracker.tracking.worker import Worker
 
 _KIND_OF: Final = {row.events_type: row for row in RESOURCE_KINDS.values() if row.events_type is not None}
 # Their identifiers may come back, and an image's event does not say which tag went: so these are looked at.
@@ -49,7 +49,7 @@ _PRUNE_SECONDS: Final = 3600.0  # between two prunings of the ledger
 _RETRY_SECONDS: Final = 5.0  # until a lost intent is looked for again
 
 
-class Watcher(Service):
+class Watcher(Worker):
     """Follows the engine as long as the service runs.
 
     :param engine: What is followed.
@@ -63,6 +63,7 @@ class Watcher(Service):
     """
 
     log = Logger()
+    failed = "the engine is not watched any more"
 
     def __init__(
         self,
@@ -87,30 +88,13 @@ class Watcher(Service):
         self._failures = 0
         self._complaint: type[EngineError | LedgerError] | None = None
         self._to_look_at: set[str] = set()
-        self._settling = False
         self._looking = DeferredLock()
         self._pruned = 0.0
-        self._bell: Deferred[None] | None = None
-        self._following: Deferred[None] = succeed(None)
+        self._bell = Bell(clock)
 
-    def startService(self) -> None:
-        """Begin to follow."""
-        super().startService()  # type: ignore[no-untyped-call]
-        self._ledger.on_lost(self._lost)
-        self._following = Deferred.fromCoroutine(self._follow_on())
-        self._following.addErrback(self._stopped)
-
-    def stopService(self) -> Deferred[None]:
-        """Stop following; fires when nothing is done any more."""
-        super().stopService()  # type: ignore[no-untyped-call]
-        self._following.cancel()
-        return self._following
-
-    def _stopped(self, failure: Failure) -> None:
-        if not failure.check(CancelledError):  # type: ignore[no-untyped-call]
-            self.log.failure("the engine is not watched any more", failure)
-
-    async def _follow_on(self) -> None:
+    async def work(self) -> None:
+        """Follow one connection after the other."""
+        self._ledger.on_lost(self._bell.ring)
         while True:
             try:
                 await self._follow()
@@ -142,39 +126,15 @@ class Watcher(Service):
 
     async def _look_on(self, opened: Deferred[None]) -> None:
         await opened
-        self._look_at_all()
+        self._to_look_at.update(LISTED)
         while True:
             kinds, self._to_look_at = self._to_look_at, set()
-            self._settling = False
+            self._bell.forget()
             waiting = await self._look(kinds)
             self._content()
             await deferLater(self._clock, _LEAST_SECONDS)
-            if not self._to_look_at and not self._settling:
-                self._bell = Deferred()
-                if waiting:
-                    timer = self._clock.callLater(_RETRY_SECONDS, self._lost)
-                else:
-                    timer = self._clock.callLater(self._look_seconds, self._look_at_all)
-                try:
-                    await self._bell
-                finally:
-                    self._bell = None
-                    if timer.active():
-                        timer.cancel()
-
-    def _look_at_all(self) -> None:
-        self._to_look_at.update(LISTED)
-        self._ring()
-
-    def _lost(self) -> None:
-        """An intent was lost, or is to be looked for again."""
-        self._settling = True
-        self._ring()
-
-    def _ring(self) -> None:
-        bell, self._bell = self._bell, None
-        if bell is not None:
-            bell.callback(None)
+            if not await self._bell.wait(_RETRY_SECONDS if waiting else self._look_seconds) and not waiting:
+                self._to_look_at.update(LISTED)
 
     def _complain(self, error: EngineError | LedgerError) -> None:
         """Say once that the engine can't be followed, and once if it is for another reason."""
@@ -202,7 +162,7 @@ class Watcher(Service):
         if kind.name in _LOOKED_AT:
             if action in kind.gone_actions or action in _ALSO_GONE:
                 self._to_look_at.add(kind.name)
-                self._ring()
+                self._bell.ring()
             return None
         if not isinstance(identifier, str):
             return None
@@ -277,6 +237,7 @@ class Watcher(Service):
                         volumes.append(attrs.evolve(used, relation=Relation.USED))
         for resource in await self._ledger.adopt([*found, *volumes], began) if found else ():
             self._to_look_at.add(resource.kind)  # its end may have been told before it was recorded
+            self._bell.ring()
             self.log.info(
                 "found {kind} {identifier} by its label",
                 kind=resource.kind,
