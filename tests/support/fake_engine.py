@@ -458,6 +458,7 @@ class FakeEngine:
             {
                 "Id": each.id,
                 "Names": [f"/{each.name}"],
+                "Command": " ".join(map(str, each.config.get("Cmd") or ())),
                 "Image": each.config["Image"],
                 "Labels": each.labels,
                 "State": each.status,

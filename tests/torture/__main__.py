@@ -69,15 +69,9 @@ def main() -> int:
     parser.add_argument("--step", choices=steps.STEPS)
     parser.add_argument("--deed", choices=steps.DEEDS)
     parser.add_argument("--every-step", action="store_true", help="rounds until each step was hit; all must be")
-    parser.add_argument(
-        "--again",
-        type=int,
-        default=0,
-        help="play a round that failed so often again; told apart if it passes each time",
-    )
     parser.add_argument("--quiet", action="store_true", help="only what failed")
     options = parser.parse_args()
-    played, failed, once, hit = 0, 0, 0, set[str]()
+    played, failed, hit = 0, 0, set[str]()
     nursery = Nursery()
     try:
         with real() if options.engine == "real" else made_up() as engine:
@@ -95,14 +89,7 @@ def main() -> int:
                     sys.stdout.write(f"{verdict}\n")
                 if verdict.problems:
                     sys.stdout.write(verdict.log)
-                    words = ((verdict.plan.seed, verdict.plan.step) for _ in range(options.again))
-                    again = [str(each) for each in play(engine, nursery, words, verdict.plan.deed) if each.problems]
-                    sys.stdout.write("".join(f"and again: {each}\n" for each in again))
-                    if options.again and not again:
-                        once += 1
-                        sys.stdout.write(f"not seen again in {options.again} rounds\n")
-                    else:
-                        failed += 1
+                    failed += 1
                 sys.stdout.flush()
             wanted = {step for step in steps.STEPS if engine.swarm or step not in steps.SWARM_STEPS}
     finally:
@@ -110,8 +97,6 @@ def main() -> int:
     missing = wanted - hit if options.every_step else set()
     if missing:
         sys.stdout.write(f"never hit: {', '.join(sorted(missing))}\n")
-    if once:
-        sys.stdout.write(f"failed once, and not when played again: {once}\n")
     sys.stdout.write(f"{played} rounds, {failed} failed; {len(hit)} of {len(wanted)} steps hit\n")
     return 1 if failed or missing else 0
 

@@ -27,6 +27,7 @@ from tests.torture.wire import BROKEN, Connection, ask
 _LONG: Final = 90.0  # seconds: a reap may take 60, see below; a round that needs more has failed
 _NO_NAMES: Final = ("", "[]", "['<none>:<none>']")
 _ANONYMOUS: Final = 64  # characters of a volume's name that the engine made up
+_STEP: Final = "#(nop)"  # stands in the command of a build's container that runs nothing
 _OVER: Final = ("gone", "failed")
 _KILLS_TRACKER: Final = (steps.KILL_TRACKER, steps.STOP_TRACKER, steps.FILL_DISK)  # a full disk may stop a start
 
@@ -361,8 +362,7 @@ class Round:
             self._problems.append("the other job does not work any more")
         self.call("POST", f"/jobs/{other['id']}/end?wait=1", {"reason": "over", "failed": False})
         self._same(self._before_jobs, "after the other job's end")
-        found = things(self.engine.path, self.engine.swarm)
-        self._excused = self._nameless() | self._forgotten(found)
+        self._excused = self._nameless() | self._forgotten()
 
     # Things
 
@@ -443,14 +443,13 @@ class Round:
         if recorded:
             self._problems.append(f"the ledger still has of the job: {sorted(recorded)}")
             self._problems.append(f"why: {[self.call('GET', f'/why/{each[1]}') for each in recorded]}")
-        found = things(self.engine.path, self.engine.swarm)
-        missing = self._unrecorded(other_id, self._before_jobs) - self._nameless() - self._forgotten(found)
+        missing = self._unrecorded(other_id, self._before_jobs) - self._nameless() - self._forgotten()
         if missing:
             self._problems.append(f"the ledger has lost of the other job: {sorted(missing)}")
 
     def _same(self, expected: Things, when: str) -> None:
         found = things(self.engine.path, self.engine.swarm)
-        left = {key: found[key] for key in found.keys() - expected.keys() - self._nameless() - self._forgotten(found)}
+        left = {key: found[key] for key in found.keys() - expected.keys() - self._nameless() - self._forgotten()}
         torn = {key: expected[key] for key in expected.keys() - found.keys()}
         if left:
             self._problems.append(f"{when} there is left: {left}")
@@ -473,16 +472,31 @@ class Round:
         no_names = {key for key, name in now.items() if key[0] == "image" and name in _NO_NAMES}
         return no_names | {(kind, identifier) for kind in ("image", "tag") for identifier in used}
 
-    def _forgotten(self, found: Things) -> set[tuple[str, str]]:
-        """Give the anonymous volumes that may be left, as the engine has forgotten whose they were.
+    def _forgotten(self) -> set[tuple[str, str]]:
+        """Give the volumes and containers that may be left, as an engine that ended has forgotten whose they were.
 
-        It removes a container that removes itself when it stops with it, but may leave its volumes. If that was within
-        the moment between the create and our look at what came of it, nothing tells of them.
+        If it ends while it makes a container, or while it removes one that removes itself, it may leave anonymous
+        volumes that no container has. If it is killed while it makes a volume of any name, that may never be finished:
+        it is of the year 1. If it ends within a step of a build, that step's container stays. None of them bears a
+        job's label, and nothing tells of them.
         """
-        stops = self.plan.deed in (steps.KILL_ENGINE, steps.RESTART_ENGINE) and self._is_hit()
-        if not stops or not {"long", "short"}.intersection(self.plan.acts):
+        if self.plan.deed not in (steps.KILL_ENGINE, steps.RESTART_ENGINE) or not self._is_hit():
             return set()
-        return {key for key in found if key[0] == "volume" and len(key[1]) == _ANONYMOUS}
+        volumes = ask(self.engine.path, "GET", "/volumes")[1]["Volumes"] or ()
+        containers = ask(self.engine.path, "GET", "/containers/json?all=1")[1]
+        used = {mount.get("Name") for container in containers for mount in container["Mounts"]}
+        nobodys = {
+            ("volume", volume["Name"])
+            for volume in volumes
+            if (len(volume["Name"]) == _ANONYMOUS or volume["CreatedAt"].startswith("0001-"))
+            and not volume["Labels"]
+            and volume["Name"] not in used
+        }
+        for container in containers:
+            labels = container["Labels"] or {}
+            if _STEP in container["Command"] and "docker-tracker.job-id" not in labels:
+                nobodys.add(("container", container["Id"]))
+        return nobodys - self._before.keys()
 
     def _is_hit(self) -> bool:
         return Path(f"{self._plan_path}.done").exists()

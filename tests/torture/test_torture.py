@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import subprocess
 import sys
@@ -20,7 +19,6 @@ from tests.torture import steps
 
 _ROUNDS = 300  # on the fake engine, half of them in each of two processes
 _SECONDS = 900
-_MOST_ONCE = 4
 
 
 class TortureTests(SynchronousTestCase):
@@ -49,19 +47,11 @@ class TortureTests(SynchronousTestCase):
             self.assertIn(f"{_ROUNDS // 2} rounds, 0 failed", output)
 
     def test_real_engine(self) -> None:
-        """Rounds on a real one, a swarm of its own, until something has failed at each step of the table.
-
-        What an engine does while it is killed differs from time to time. A round that fails is played twice more: if it
-        passes both times that is told, and more than a few such rounds are a failure, too.
-        """
+        """Rounds on a real one, a swarm of its own, until something has failed at each step of the table."""
         if why_impossible() is not None:
             require_program("dockerd", "docker.io")
         self.assertGreaterEqual(len(steps.STEPS), 60)
-        process = self.start("--engine=real", "--every-step", "--again=2")
+        process = self.start("--engine=real", "--every-step")
         output = process.communicate(timeout=_SECONDS)[0]
         self.assertEqual(process.returncode, 0, output)
-        once = re.findall(r"^failed once, and not when played again: (\d+)$", output, re.MULTILINE)
-        self.assertLessEqual(sum(map(int, once)), _MOST_ONCE, output)
-        if once:
-            sys.stdout.write(output)
         self.assertIn(f"0 failed; {len(steps.STEPS)} of {len(steps.STEPS)} steps hit", output)
