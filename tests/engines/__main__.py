@@ -39,6 +39,7 @@ BUNDLES = (
     ("docker-28 (containerd)", "docker-28", ("--feature=containerd-snapshotter=true",)),
     ("podman-4", "podman-4", ()),
     ("podman-5", "podman-5", ()),
+    ("podman-5.8", "podman-5.8", ()),
 )
 
 

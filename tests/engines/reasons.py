@@ -52,7 +52,8 @@ REASONS: tuple[tuple[str, str, str, str], ...] = (
         r"libpod: volume, network, secret",
         r"podman-5",
         "noticed",
-        "Podman has no events of secrets. It is noticed at the next look at everything, after five minutes at most.",
+        "Podman 5.4 has no events of secrets. It is noticed at the next look at everything, after five minutes at"
+        " most.",
     ),
 )
 
