@@ -732,8 +732,9 @@ class RefusalTests(RecorderCase):
 
     def test_odd_names(self) -> None:
         """A name that the engine will refuse is its to refuse: it is not asked for, or its answer does not matter."""
-        for path in ("/images/UPPER:latest/json", "/volumes/bad", "/plugins/bad:latest/json"):
+        for path in ("/images/UPPER:latest/json", "/plugins/bad:latest/json"):
             self.engine.answers[path] = EngineAnswerError("the engine answered 500", 502, 500)
+        self.engine.answers["/volumes/bad"] = EngineAnswerError("the engine answered 400", 502, 400)
         self.engine.answers["/containers/moved/json"] = EngineAnswerError("the engine answered 301", 502, 301)
         self.engine.answers["/containers/donor/json"] = {"Mounts": [{"Type": "volume", "Name": "d"}]}
         names = ("../x", "a/../b", "a//b", ".", "", "a\nb", "/", "moved", "/donor")
@@ -755,9 +756,18 @@ class RefusalTests(RecorderCase):
 
     def test_may_be_there(self) -> None:
         """What the engine won't tell of is not claimed, if the create is done all the same."""
-        self.engine.answers["/volumes/sick"] = EngineAnswerError("its driver is away", 502, 500)
-        self.do("POST", "/containers/create", {"HostConfig": {"Binds": ["sick:/x"]}}, {"Id": ID})
-        self.assertEqual(self.shown(), [("container", ID, "made"), ("volume", "sick", "used")])
+        self.engine.answers["/volumes/odd"] = EngineAnswerError("the engine answered 400", 502, 400)
+        self.do("POST", "/containers/create", {"HostConfig": {"Binds": ["odd:/x"]}}, {"Id": ID})
+        self.assertEqual(self.shown(), [("container", ID, "made"), ("volume", "odd", "used")])
+
+    def test_stopping_engine(self) -> None:
+        """If the engine can't say what it has, nothing is made: a new volume would be taken for an old one."""
+        self.engine.answers["/volumes/v"] = EngineAnswerError("get v: database not open", 502, 500)
+        for target, body in (
+            ("/volumes/create", {"Name": "v"}),
+            ("/containers/create", {"HostConfig": {"Binds": ["v:/x"]}}),
+        ):
+            self.assertEqual(str(self.refusal("POST", target, body)), "nothing was made: get v: database not open")
 
     def test_donor_fails(self) -> None:
         """If a donor's volumes can't be known, nothing is made: they would be taken for the new container's."""

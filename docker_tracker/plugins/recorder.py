@@ -383,7 +383,10 @@ class Recorder(Interceptor):
         """Return whether something has a client's name; of what the engine won't say, nothing is claimed as made."""
         try:
             return not is_inspectable(name) or await self._engine.get(inspect_path(kind, name)) is not None
-        except EngineAnswerError:  # a name that the engine will refuse: that is its to say
+        except EngineAnswerError as error:  # a name that the engine will refuse: that is its to say
+            # One that is told to stop can't say any more what it has, and makes volumes still (moby: volume/service).
+            if kind == "volume" and error.answered in _BROKEN:
+                raise
             return True
 
     async def _infra(self, pod: Any) -> list[str]:
