@@ -646,6 +646,6 @@ class BrokenTests(Linked):
         link.pump()
         link.mediator.client_data(frames.build(Kind.HEADERS, 0, 1))
         piece = frames.build(Kind.CONTINUATION, 0, 1, bytes(16384))
-        for _ in range(64):
+        for _ in range(8):
             link.mediator.client_data(piece)
-        self.assertIn("more than 1048576", link.owner.failures[0].message)
+        self.assertIn("more than 131072", link.owner.failures[0].message)

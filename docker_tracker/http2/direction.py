@@ -10,9 +10,10 @@ from docker_tracker.errors import BadFrameError
 from docker_tracker.http2.frames import END_HEADERS, HEADER_SIZE, Bytes, Code, Frame, FrameScanner, Kind, Setting
 from docker_tracker.http2.headers import Fields, HeaderReader
 
-#: The longest header block, its frames' headers included, in bytes. A client's: what the engine announces (Go's
-#: net/http takes 1 MiB). The engine's: what grpc-go takes; a failed build's trailers have the whole Dockerfile in them.
-CLIENT_BLOCK: Final = 1024 * 1024
+#: The longest header block, its frames' headers included, in bytes. A client's: engines take 1 MiB (Go's net/http), but
+#: builds have less than 1 KiB, and all else waits while it is read. The engine's: what grpc-go takes; a failed build's
+#: trailers have the whole Dockerfile in them.
+CLIENT_BLOCK: Final = 128 * 1024
 ENGINE_BLOCK: Final = 16 * 1024 * 1024
 
 # Between the frames of a header block no other may stand (RFC 9113 section 4.3), so that a block goes on as one.

@@ -1,18 +1,19 @@
 """Header blocks (HPACK, RFC 7541): read for the few fields that matter, never encoded but for a refusal's.
 
-A block is walked field by field before the library decodes it. The library copies what is left of a block at each
-field, so that one of 450 KB with 16,000 short fields takes it six seconds; and long fields of which nobody asks,
-as the trailer with the Dockerfile that every failed build has, need not be decoded at all.
+The fields are found here; the table and Huffman's code are the library's. Its decoder copies what is left of a block at
+each field, so that one of 450 KB with 16,000 short fields takes it six seconds; and it decodes all texts, where few are
+asked for: the trailer with the Dockerfile that every failed build has is passed over.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final
 
-from hpack import Decoder
 from hpack.exceptions import HPACKError
+from hpack.huffman_table import decode_huffman
+from hpack.table import HeaderTable
 
 from docker_tracker.errors import BadFrameError
 from docker_tracker.http2.frames import Code
@@ -21,8 +22,10 @@ from docker_tracker.http2.frames import Code
 MAX_FIELDS: Final = 1000
 #: The largest dynamic table that a peer may use, in bytes, whatever the other one allows it. The default is 4096.
 MAX_TABLE: Final = 65536
-#: A longer field that does not enter the table is passed over.
+#: A longer value that does not enter the table is passed over.
 _LONG: Final = 65536
+#: Texts in Huffman's code that are not longer are decoded once, as long as they are met again and again.
+_SHORT: Final = 128
 
 Fields = dict[bytes, list[bytes]]
 
@@ -50,26 +53,22 @@ def _integer(block: bytes, place: int, bits: int) -> tuple[int, int]:
     raise _bad("a header block has too large a number")
 
 
-def _string_end(block: bytes, place: int) -> int:
-    size, place = _integer(block, place, 7)
-    if place + size > len(block):
+def _string(block: bytes, place: int) -> tuple[bytes, bool, int]:
+    """Return a text as it stands, whether it is in Huffman's code, and where it ends."""
+    size, start = _integer(block, place, 7)
+    end = start + size
+    if end > len(block):
         raise _bad("a header block ends within a field")
-    return place + size
+    return block[start:end], block[place] >= 0x80, end
 
 
-def _walk(block: bytes) -> Iterator[tuple[int, int]]:
-    """Give where each field of a block starts and ends."""
-    place = 0
-    while place < len(block):
-        start, first = place, block[place]
-        if first & 0x80:  # indexed
-            _, place = _integer(block, place, 7)
-        elif first & 0xE0 == 0x20:  # the table's size
-            _, place = _integer(block, place, 5)
-        else:  # a literal, that enters the table or not
-            name, place = _integer(block, place, 6 if first & 0x40 else 4)
-            place = _string_end(block, place if name else _string_end(block, place))
-        yield start, place
+def _text(text: bytes, coded: bool) -> bytes:
+    if not coded:
+        return text
+    return _short_text(text) if len(text) <= _SHORT else decode_huffman(text)
+
+
+_short_text: Final = lru_cache(512)(decode_huffman)
 
 
 class HeaderReader:
@@ -78,11 +77,11 @@ class HeaderReader:
     :param wanted: The names of the fields that are returned, in lower case.
     """
 
-    __slots__ = ("_announced", "_decoder", "_wanted")
+    __slots__ = ("_allowed", "_announced", "_table", "_wanted")
 
     def __init__(self, wanted: frozenset[bytes]) -> None:
-        # The list's size needs no limit: the block's is limited, and what indexes blow it up to are references.
-        self._decoder = Decoder(max_header_list_size=2**31)
+        self._table = HeaderTable()
+        self._allowed = self._table.maxsize
         self._wanted = wanted
         self._announced: deque[int] = deque()
 
@@ -92,21 +91,21 @@ class HeaderReader:
             raise BadFrameError("settings are sent, but never acknowledged", Code.ENHANCE_YOUR_CALM)
         size = self._announced_last() if size is None else min(size, MAX_TABLE)
         self._announced.append(size)
-        self._decoder.max_allowed_table_size = max(self._decoder.max_allowed_table_size, size)
+        self._allowed = max(self._allowed, size)
 
     def _announced_last(self) -> int:
-        return self._announced[-1] if self._announced else self._decoder.max_allowed_table_size
+        return self._announced[-1] if self._announced else self._allowed
 
     def acknowledge(self) -> None:
         """The sender acknowledged the oldest settings that it had not yet: now it must keep to them."""
         if self._announced:
             size = self._announced.popleft()
-            self._decoder.max_allowed_table_size = max(size, *self._announced, 0)
+            self._allowed = max(size, *self._announced, 0)
 
     def owed(self) -> bytes:
         """Return the table size update with which the next block has to begin, or nothing."""
-        size = self._decoder.max_allowed_table_size
-        return _encoded(size, 5, 0x20) if self._decoder.header_table_size > size else b""
+        size = self._allowed
+        return _encoded(size, 5, 0x20) if self._table.maxsize > size else b""
 
     def read(self, block: bytes) -> Fields:
         """Return the wanted fields of a block: all values of each that is there.
@@ -114,23 +113,53 @@ class HeaderReader:
         :raises BadFrameError: the block is broken; the next one cannot be read either.
         """
         fields: Fields = {}
-        count = 0
+        count = place = 0
         try:
-            for start, end in _walk(block):
-                first = block[start]
+            while place < len(block):
+                first = block[place]
                 if first & 0xE0 == 0x20:
-                    if count:
-                        raise _bad("a table size that is not at the start of a header block")
-                elif (count := count + 1) > MAX_FIELDS:
-                    raise BadFrameError("a header block has too many fields", Code.ENHANCE_YOUR_CALM)
-                if end - start > _LONG and first < 0x20:
+                    size, place = _integer(block, place, 5)
+                    self._resize(size, count)
                     continue
-                for name, value in self._decoder.decode(block[start:end], raw=True):
-                    if bytes(name) in self._wanted:
-                        fields.setdefault(bytes(name), []).append(bytes(value))
+                count += 1
+                if count > MAX_FIELDS:
+                    raise BadFrameError("a header block has too many fields", Code.ENHANCE_YOUR_CALM)
+                if first & 0x80:
+                    index, place = _integer(block, place, 7)
+                    name, value = self._table.get_by_index(index)
+                else:
+                    name, value, place = self._literal(block, place)
+                if name in self._wanted:
+                    fields.setdefault(name, []).append(value)
         except HPACKError as error:
             raise _bad(f"a header block is broken: {error}") from error
+        if self._table.maxsize > self._allowed:
+            raise _bad("a table of headers is larger than its receiver allows")
         return fields
+
+    def _resize(self, size: int, count: int) -> None:
+        if count:
+            raise _bad("a table size that is not at the start of a header block")
+        if size > self._allowed:
+            raise _bad("a table of headers is to be larger than its receiver allows")
+        self._table.maxsize = size
+
+    def _literal(self, block: bytes, place: int) -> tuple[bytes, bytes, int]:
+        """Return a field that is no reference, and where it ends; one that nobody needs is empty."""
+        enters = block[place] & 0x40
+        index, place = _integer(block, place, 6 if enters else 4)
+        if index:
+            name = self._table.get_by_index(index)[0]
+        else:
+            text, coded, place = _string(block, place)
+            name = _text(text, coded)
+        text, coded, place = _string(block, place)
+        if not enters and (name not in self._wanted or len(text) > _LONG):
+            return b"", b"", place
+        value = _text(text, coded)
+        if enters:
+            self._table.add(name, value)
+        return name, value, place
 
 
 def _encoded(value: int, bits: int, pattern: int) -> bytes:
