@@ -31,7 +31,7 @@ from docker_tracker.interfaces import IDaemon, IJob
 from docker_tracker.job import DEFAULT, JobRequest
 from docker_tracker.job_record import Job
 from docker_tracker.notify import Notifier
-from docker_tracker.open_file import OpenFile
+from docker_tracker.open_file import OpenFile, Reopeners
 from docker_tracker.permissions import check_private
 from docker_tracker.proxy.hub import Hub
 from docker_tracker.proxy.wire import IReactor
@@ -84,7 +84,7 @@ class Daemon(Service):
         self._doors = Doors(self._hub, settings, self, binder)
         self._control_socket: Bound | None = None
         self._binder = binder
-        self._reopeners: dict[object, Callable[[], None]] = {}
+        self._reopeners = Reopeners()
         self._lock: int | None = None
         self._ledger: Ledger | None = None
         self._engine: EngineClient | None = None
@@ -119,13 +119,7 @@ class Daemon(Service):
 
     def on_reopen(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Have a callback called at each SIGHUP, until what is returned is called."""
-        key = object()
-        self._reopeners[key] = callback
-
-        def withdraw() -> None:
-            self._reopeners.pop(key, None)
-
-        return withdraw
+        return self._reopeners.add(callback)
 
     # Starting
 
@@ -237,8 +231,7 @@ class Daemon(Service):
         if self._log_file is not None:
             self._log_file.reopen()
         log.info("files reopened")
-        for callback in list(self._reopeners.values()):
-            callback()
+        self._reopeners.tell()
 
     # Stopping
 

@@ -1,8 +1,9 @@
-"""Reopens a file that somebody else opened, after it was moved away: twistd's log, which has no public way to it."""
+"""Reopens files after they were moved away: others' own, and twistd's log, which has no public way to it."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from twisted.logger import Logger
@@ -10,6 +11,32 @@ from twisted.logger import Logger
 log = Logger()
 
 _DESCRIPTORS = Path("/proc/self/fd")
+
+
+class Reopeners:
+    """Those who have files open, to be told when it is time to reopen them."""
+
+    def __init__(self) -> None:
+        self._callbacks: dict[object, Callable[[], None]] = {}
+
+    def add(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Add one, and return what takes it away again."""
+        key = object()
+        self._callbacks[key] = callback
+
+        def withdraw() -> None:
+            self._callbacks.pop(key, None)
+
+        return withdraw
+
+    def clear(self) -> None:
+        """Take all away."""
+        self._callbacks.clear()
+
+    def tell(self) -> None:
+        """Tell all."""
+        for callback in list(self._callbacks.values()):
+            callback()
 
 
 class OpenFile:

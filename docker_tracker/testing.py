@@ -40,6 +40,7 @@ from docker_tracker.interceptor import Interceptor
 from docker_tracker.interfaces import IDaemon, IEngine, IInterceptorPlugin, IJob, ILedger
 from docker_tracker.job import DEFAULT, JobRequest, JobState, ReapReport
 from docker_tracker.job_record import Job
+from docker_tracker.open_file import Reopeners
 from docker_tracker.proxy.conversation import Conversation, Entrance
 from docker_tracker.proxy.dial import Dialler
 from docker_tracker.proxy.hub import Hub
@@ -463,22 +464,15 @@ class FakeDaemon:
     ledger: FakeLedger = attrs.field(factory=FakeLedger)
     engine: FakeEngine = attrs.field(factory=FakeEngine)
     counts: Counts = attrs.field(factory=Counts)
-    _reopeners: dict[object, Callable[[], None]] = attrs.field(factory=dict, init=False)
+    _reopeners: Reopeners = attrs.field(factory=Reopeners, init=False)
 
     def on_reopen(self, callback: Callable[[], None]) -> Callable[[], None]:
         """See `IDaemon.on_reopen`."""
-        key = object()
-        self._reopeners[key] = callback
-
-        def withdraw() -> None:
-            self._reopeners.pop(key, None)
-
-        return withdraw
+        return self._reopeners.add(callback)
 
     def reopen(self) -> None:
         """Do what SIGHUP does."""
-        for callback in list(self._reopeners.values()):
-            callback()
+        self._reopeners.tell()
 
 
 def build(

@@ -28,26 +28,13 @@ from docker_tracker.job import Ends, JobRequest, Process
 from docker_tracker.job_record import Job
 from docker_tracker.tracking import ends as module
 from docker_tracker.tracking.ends import EndWatch, boot_id, resolve, start_time
+from tests.support.hand_reactor import HandReactor
 from tests.support.tracking import UNAVAILABLE, MemoryEngine
 
 ID = "c" * 64
 PATH = f"/containers/{ID}/json"
 RUNS = {"Id": ID, "State": {"Running": True, "Restarting": False}}
 ENDED = {"Id": ID, "State": {"Running": False, "Restarting": False}}
-
-
-class ReadClock(Clock):
-    """A clock that descriptors can be registered with."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.readers: list[Any] = []
-
-    def addReader(self, reader: Any) -> None:
-        self.readers.append(reader)
-
-    def removeReader(self, reader: Any) -> None:
-        self.readers.remove(reader)
 
 
 def child(*command: str) -> subprocess.Popen[bytes]:
@@ -74,7 +61,7 @@ class Case(SynchronousTestCase):
         self.events = EventLoggingObserver()
         globalLogPublisher.addObserver(self.events)
         self.addCleanup(globalLogPublisher.removeObserver, self.events)
-        self.clock = ReadClock()
+        self.clock = HandReactor()
         self.engine = MemoryEngine()
         self.over: list[str] = []
         self.busy = False
@@ -109,7 +96,7 @@ class Case(SynchronousTestCase):
     def stop(self, watch: EndWatch) -> None:
         watch.stop()
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.assertEqual(self.clock.readers, [])
+        self.assertEqual(self.clock.getReaders(), [])
 
     def pass_seconds(self, seconds: float, step: float = 0.5) -> None:
         self.clock.pump([step] * int(seconds / step))
@@ -334,19 +321,19 @@ class ProcessTests(Case):
         with mock.patch.object(os, "pidfd_open", side_effect=OSError(24, "Too many open files")):
             self.watch(process=this_process())
             self.pass_seconds(10)
-        self.assertEqual((self.over, self.clock.readers), ([], []))
+        self.assertEqual((self.over, self.clock.getReaders()), ([], []))
         self.assertIn("Too many open files; trying again", self.warned(LogLevel.error)[0])
         self.pass_seconds(3)
-        (reader,) = self.clock.readers
+        (reader,) = self.clock.getReaders()
         verifyObject(IReadDescriptor, reader)
         self.assertEqual(reader.logPrefix(), "process")
 
     def test_reactor_ends(self) -> None:
         """The end of the reactor is not the end of the process."""
         self.watch(process=this_process())
-        (reader,) = self.clock.readers
+        (reader,) = self.clock.getReaders()
         reader.connectionLost(Failure(Exception("the reactor stops")))
-        self.assertEqual((self.over, self.clock.readers), ([], []))
+        self.assertEqual((self.over, self.clock.getReaders()), ([], []))
 
 
 class RealProcessTests(TestCase):

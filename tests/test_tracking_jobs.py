@@ -9,7 +9,6 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
@@ -19,25 +18,11 @@ from docker_tracker.job import DEFAULT, Ends, JobRequest, JobState, Process, Rea
 from docker_tracker.records import Intent, Relation, Resource, State
 from docker_tracker.tracking.jobs import Jobs
 from docker_tracker.tracking.ledger import Ledger
+from tests.support.hand_reactor import HandReactor
 from tests.support.tracking import MemoryEngine
 
 NOW = 1_000_000.0
 ID = "c" * 64
-
-
-class Reactor(Clock):
-    """A clock that descriptors can be registered with."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.readers: list[Any] = []
-
-    def addReader(self, reader: Any) -> None:
-        self.readers.append(reader)
-
-    def removeReader(self, reader: Any) -> None:
-        if reader in self.readers:
-            self.readers.remove(reader)
 
 
 @attrs.define
@@ -145,7 +130,7 @@ class JobsTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.path = Path(self.mktemp())
         self.now = NOW
-        self.reactor = Reactor()
+        self.reactor = HandReactor()
         self.engine = PausingEngine()
         self.reaper = FakeReaper()
         self.start_again()
@@ -605,12 +590,12 @@ class JobsTests(SynchronousTestCase):
         self.assertEqual(self.refused(self.jobs.start(JobRequest(name="b"), None, None)).status, 503)
         self.assertEqual(len(self.jobs.open_doors()), 2)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
-        self.assertEqual(self.reactor.readers, [])
+        self.assertEqual(self.reactor.getReaders(), [])
 
     def test_process(self) -> None:
         """A process is watched from the start on."""
         self.make(ends=Ends(process=Process(pid=os.getpid(), started=0, boot="")))
-        self.assertEqual(len(self.reactor.readers), 1)
+        self.assertEqual(len(self.reactor.getReaders()), 1)
         process = self.jobs.get("build").request.ends.process
         assert process is not None
         self.assertGreater(process.started, 0)

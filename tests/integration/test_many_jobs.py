@@ -35,11 +35,7 @@ class ManyJobsTests(SynchronousTestCase):
         self.engine.start()
         self.daemon = Daemon(f"--engine={self.engine.address}", "--interceptors=labels,recorder")
         self.addCleanup(self.daemon.discard)
-        self.daemon.command.append(f"--listen=unix://{self.daemon.socket_path}")
-        self.control = self.daemon.directory / "control.sock"
-        self.daemon.command.append(f"--control=unix://{self.control}")
-        self.daemon.start()
-        self.daemon.wait_for_socket()
+        self.control = self.daemon.serve().control_path
         self.nursery = Nursery()
         self.addCleanup(self.nursery.close)
 

@@ -31,11 +31,7 @@ class SharedTagTests(SynchronousTestCase):
         self.addCleanup(self.sweep)
         self.daemon = Daemon(f"--engine={engine_address()}", "--interceptors=labels,recorder")
         self.addCleanup(self.daemon.discard)
-        self.daemon.command.append(f"--listen=unix://{self.daemon.socket_path}")
-        self.control = self.daemon.directory / "control.sock"
-        self.daemon.command.append(f"--control=unix://{self.control}")
-        self.daemon.start()
-        self.daemon.wait_for_socket()
+        self.control = self.daemon.serve().control_path
 
     def sweep(self) -> None:
         for image in self.beside("images", "-q", "--no-trunc", self.mark).split():

@@ -28,11 +28,7 @@ class SwarmTests(SynchronousTestCase):
         self.addCleanup(self.swarm.stop)
         self.daemon = Daemon(f"--engine={self.swarm.manager.address}", "--interceptors=labels,recorder")
         self.addCleanup(self.daemon.discard)
-        self.daemon.command.append(f"--listen=unix://{self.daemon.socket_path}")
-        self.control = self.daemon.directory / "control.sock"
-        self.daemon.command.append(f"--control=unix://{self.control}")
-        self.daemon.start()
-        self.daemon.wait_for_socket()
+        self.control = self.daemon.serve().control_path
         self.job = self.call("POST", "/jobs", {"name": "swarming"}, good=201)
 
     def call(self, method: str, target: str, body: Any = None, good: int = 200) -> Any:

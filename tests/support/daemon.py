@@ -37,6 +37,7 @@ class Daemon:
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="dt-daemon-", dir="/tmp"))
         self.socket_path = self.directory / "docker.sock"
+        self.control_path = self.directory / "run/control.sock"
         self.log_path = self.directory / "output"
         places = (f"--state-dir={self.directory / 'state'}", f"--run-dir={self.directory / 'run'}")
         self.command = [*wrapper, str(program), *twistd, "docker-tracker", *places, *options]
@@ -62,6 +63,13 @@ class Daemon:
             self.process = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment, cwd="/"
             )
+        return self
+
+    def serve(self) -> Daemon:
+        """Start it with ``socket_path`` and ``control_path``, and wait until it listens."""
+        self.command.append(f"--listen={self.address}")
+        self.start()
+        self.wait_for_socket()
         return self
 
     def output(self) -> str:

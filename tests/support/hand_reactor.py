@@ -36,6 +36,10 @@ class HandReactor(Clock):
         """See `IReactorFDSet`."""
         self._writers.discard(writer)
 
+    def getReaders(self) -> list[Any]:
+        """See `IReactorFDSet`."""
+        return list(self._readers)
+
     @property
     def descriptors(self) -> int:
         """How many descriptors are registered."""
