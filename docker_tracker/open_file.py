@@ -19,6 +19,9 @@ class Reopeners:
     def __init__(self) -> None:
         self._callbacks: dict[object, Callable[[], None]] = {}
 
+    def __len__(self) -> int:
+        return len(self._callbacks)
+
     def add(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Add one, and return what takes it away again."""
         key = object()

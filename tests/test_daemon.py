@@ -93,7 +93,7 @@ class StartTests(DaemonTestCase):
         before = len(os.listdir("/proc/self/fd"))
         daemon = self.daemon(interceptors="labels,audit", **{"audit-log": str(self.directory / "audit")})
         daemon.check()
-        self.assertEqual(daemon._reopeners, {})
+        self.assertEqual(len(daemon._reopeners), 0)
         self.assertEqual(len(os.listdir("/proc/self/fd")), before)
         self.assertEqual(os.listdir(self.directory), [])
 

@@ -162,7 +162,7 @@ class BeginningTests(Mediated):
         self.assertFalse(wires.over)
 
     def test_no_beginning(self) -> None:
-        """A client that asked for HTTP/2 has ten seconds to begin it; then both sides are closed, with a word on why."""
+        """A client that asked for HTTP/2 has ten seconds to begin it; then both sides are closed, with a word why."""
         call = build(Kind.HEADERS, END_HEADERS, 1, b"\x83\x86")
         for data in (
             b"",
