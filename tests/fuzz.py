@@ -431,11 +431,17 @@ def fuzz_http2(source: random.Random) -> None:
     http2_fuzz.fuzz(source, damaged, check)
 
 
+def fuzz_build_requests(source: random.Random) -> None:
+    """See `http2_fuzz.fuzz_messages`."""
+    http2_fuzz.fuzz_messages(source, damaged, check)
+
+
 TARGETS: dict[str, Callable[[random.Random], None]] = {
     "messages": fuzz_messages,
     "documents": fuzz_documents,
     "conversations": fuzz_conversations,
     "http2": fuzz_http2,
+    "build-requests": fuzz_build_requests,
 }
 
 

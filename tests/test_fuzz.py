@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fuzz import TARGETS, Broken, Play, main, run_case
 
-CASES = {"messages": 400, "documents": 1500, "conversations": 500, "http2": 500}
+CASES = {"messages": 400, "documents": 1500, "conversations": 500, "http2": 500, "build-requests": 1500}
 
 
 class FuzzTests(SynchronousTestCase):

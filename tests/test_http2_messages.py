@@ -257,6 +257,12 @@ class ReadTests(SynchronousTestCase):
         )
         self.assertEqual(str(error), "it has more than 10000 fields, some 3333 options: give the build fewer")
 
+    def test_halves(self) -> None:
+        """Of results that stand twice each is a message; two halves of one are refused, as the engine does it."""
+        whole = entries(10, {"containerimage.config": b"{}"})
+        halves = length_field(1, whole[:5]) + length_field(1, whole[5:])
+        self.assertRaises(BadGrpcError, read_request, BuildStep.RESULT, halves, "")
+
     def test_long_id(self) -> None:
         """A build's ID is short, or the request is none."""
         self.assertEqual(read_request(BuildStep.SOLVE, length_field(1, b"a" * 256), "").build, "a" * 256)

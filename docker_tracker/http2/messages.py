@@ -67,8 +67,10 @@ def _frontend(data: bytes, build: str) -> BuildRequest:
 
 def _result(data: bytes, build: str) -> BuildRequest:
     message = Message(data)
-    # Several results are one to the engine, their fields joined: protobuf's rule for messages that stand twice.
-    metadata = message.part(b"".join(message.values(1))).entries(10)
+    # Several results are one to the engine, each read by itself: protobuf's rule for messages that stand twice.
+    metadata: dict[str, bytes] = {}
+    for value in message.values(1):
+        metadata |= message.part(value).entries(10)
     return BuildRequest(
         step=BuildStep.RESULT,
         build=build,

@@ -1,4 +1,4 @@
-"""Random and damaged frames of both sides through a mediator, for `tests.fuzz`."""
+"""Random and damaged frames of both sides through a mediator, and what is in them, for `tests.fuzz`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from docker_tracker.builds import BuildEdit, BuildRequest, BuildStep
 from docker_tracker.errors import BadGrpcError
 from docker_tracker.http2 import frames
 from docker_tracker.http2.calls import Call, Phase
-from docker_tracker.http2.connection import MAX_GATHERED
+from docker_tracker.http2.connection import MAX_GATHERED, Connection
+from docker_tracker.http2.direction import CLIENT_BLOCK, ENGINE_BLOCK
 from docker_tracker.http2.frames import FrameScanner, Kind
-from docker_tracker.http2.headers import literal
+from docker_tracker.http2.headers import MAX_TABLE, literal
 from docker_tracker.http2.mediator import Mediator
+from docker_tracker.http2.messages import edited, read_request
+from docker_tracker.http2.protobuf import MAX_FIELDS, length_field, varint
+from docker_tracker.proxy.mediation import with_edit
 from tests.support.http2 import FRONTEND, RESULT, SOLVE, STATUS, Owner, entries, prefixed
 
 _BUILD = literal(b"buildkit-controlapi-buildid", b"r")
@@ -129,6 +133,7 @@ def fuzz(
             mediator.resume()
         out[True] += mediator.for_client()
         out[False] += mediator.for_engine()
+        _check_kept(mediator._connection, check)
     if source.random() < 0.5:
         mediator.client_ended()
     mediator.close()
@@ -140,16 +145,76 @@ def fuzz(
     asked, ended = [call for call, _ in owner.requests], [call for call, _ in owner.outcomes]
     check(len(set(map(id, ended))) == len(ended) and set(map(id, ended)) == set(map(id, asked)), "not each ended once")
     check(all(call.phase is Phase.OVER for call in asked), "a call goes on")
-    _check_frames(bytes(out[True]), check)
+    kinds = _check_frames(bytes(out[True]), check)
     _check_frames(bytes(out[False]).removeprefix(frames.PREFACE), check)
+    check(not owner.failures or Kind.GOAWAY in kinds, "a client that is given up is not told")
 
 
-def _check_frames(data: bytes, check: Callable[[bool, str], None]) -> None:
-    """Only whole frames left, and none within a header block."""
-    scanner, block = FrameScanner(frames.MAX_FRAME), False
+def _check_kept(connection: Connection, check: Callable[[bool, str], None]) -> None:
+    """No more is kept of either side than a frame, a header block and a table of headers."""
+    for direction, block in ((connection.client, CLIENT_BLOCK), (connection.engine, ENGINE_BLOCK)):
+        whole = direction.scanner.limit + frames.HEADER_SIZE
+        check(connection.over or connection.paused or len(direction.scanner) < whole, "more than a frame is kept")
+        check(len(direction._raw) <= block, "more than a header block is kept")
+        check(direction.headers._table._current_size <= MAX_TABLE, "more than a table is kept")
+
+
+_FIELDS = (1, 2, 3, 4, 5, 6, 7, 10, 13, 99)
+_TEXTS = ("containerimage.config", "containerimage.config/linux/arm64", "label:a", "name", "", "x" * 300)
+
+
+def _field(source: random.Random, depth: int = 2) -> bytes:
+    """Make a field of protobuf, perhaps a message that holds others."""
+    number, chance = source.choice(_FIELDS), source.random()
+    if chance < 0.1:
+        return varint(number << 3 | source.choice((0, 0, 1, 3, 5, 7))) + source.randbytes(source.randint(0, 9))
+    if chance < 0.4:
+        key = source.choice(_TEXTS)
+        return entries(number, {key: source.choice((b"", b"{}", b"v", source.randbytes(9)))})
+    if depth and chance < 0.7:
+        return length_field(number, b"".join(_field(source, depth - 1) for _ in range(source.randint(0, 5))))
+    return length_field(number, source.choice(_TEXTS).encode())
+
+
+def fuzz_messages(
+    source: random.Random, damaged: Callable[[random.Random, bytes], bytes], check: Callable[[bool, str], None]
+) -> None:
+    """A request is read or refused, and one that is read can be edited: then it says what it said, and the edit."""
+    step = source.choice(list(BuildStep))
+    count = source.choice((3, 8, MAX_FIELDS + 1)) if source.random() < 0.01 else source.randint(0, 8)
+    data = b"".join(_field(source) for _ in range(min(count, 30))) + b"\x10\x01" * (count - min(count, 30))
+    data = damaged(source, data) if source.random() < 0.3 else data
+    edit = BuildEdit(
+        attributes={"label:a": source.choice(("1", None))},
+        exporter_attributes={"name": source.choice(("n", None))},
+        image_configs={"containerimage.config": source.choice((b"1", None))},
+    )
+    try:
+        request = read_request(step, data, "b")
+    except BadGrpcError as error:
+        check(bool(error.message), "a refusal says nothing")
+        return
+    changed = read_request(step, edited(step, data, edit), "b")
+    expected = with_edit(request, edit)
+    if step is not BuildStep.RESULT:
+        check(changed.attributes == expected.attributes, "options are not as edited")
+    elif request.image_configs:
+        check(changed.image_configs == expected.image_configs, "configs are not as edited")
+    # The deprecated one is left out where it is equal to another.
+    same = all(each in expected.exporters for each in changed.exporters)
+    check(same and all(each in changed.exporters for each in expected.exporters), "exporters are not as edited")
+    names = ("build", "frontend", "session", "definition", "final", "failed")
+    check(all(getattr(changed, name) == getattr(request, name) for name in names), "more than the edit is changed")
+
+
+def _check_frames(data: bytes, check: Callable[[bool, str], None]) -> set[int]:
+    """Only whole frames left, and none within a header block; return their kinds."""
+    scanner, block, kinds = FrameScanner(frames.MAX_FRAME), False, set[int]()
     scanner.feed(data)
     while (found := scanner.take()) is not None:
         check(not block or found.kind == Kind.CONTINUATION, "a frame within a header block")
         if found.kind in (Kind.HEADERS, Kind.CONTINUATION):
             block = not found.flags & frames.END_HEADERS
+        kinds.add(found.kind)
     check(not len(scanner) and not block, "half a frame or block was sent")
+    return kinds
