@@ -158,11 +158,11 @@ class BeginningTests(Mediated):
         wires.engine.received  # noqa: B018
         wires.engine.sends(UPGRADED + self.SETTINGS)
         wires.client.sends(data)
-        wires.clock.advance(9)
+        wires.clock.advance(8)
         self.assertFalse(wires.over)
 
     def test_no_beginning(self) -> None:
-        """A client that asked for HTTP/2 has ten seconds to begin it; then both sides are closed, with a word why."""
+        """A client that asked for HTTP/2 has nine seconds to begin it; then both sides are closed, with a word why."""
         call = build(Kind.HEADERS, END_HEADERS, 1, b"\x83\x86")
         for data in (
             b"",
@@ -204,13 +204,13 @@ class BeginningTests(Mediated):
         """The time runs from when a frame begins."""
         self.begun(PREFACE + self.SETTINGS)
         self.link.wires.client.sends(self.PING[:-1])
-        self.link.wires.clock.advance(9)
+        self.link.wires.clock.advance(8)
         self.assertFalse(self.link.wires.over)
         self.link.wires.client.sends(self.PING[-1:])
-        self.link.wires.clock.advance(9)
+        self.link.wires.clock.advance(8)
         self.assertFalse(self.link.wires.over)
         self.link.wires.client.sends(self.PING[:-1])
-        self.link.wires.clock.advance(10)
+        self.link.wires.clock.advance(9)
         self.both_closed()
 
 
