@@ -126,6 +126,14 @@ class BuildTests(SynchronousTestCase):
         edit = self.edit(asked(step=BuildStep.RESULT, frontend="", image_configs=configs), "none")
         self.assertEqual(json.loads(edit.image_configs["containerimage.config"] or b""), {"config": {"Labels": {}}})
 
+    def test_large_configs(self) -> None:
+        """Configs of more than four MiB in all are refused unread."""
+        config = b'{"a":"%b"}' % (b"x" * 2**21)
+        keys = ("containerimage.config/linux/amd64", "containerimage.config/linux/arm64")
+        self.assertTrue(self.edit(asked(step=BuildStep.RESULT, frontend="", image_configs={keys[0]: config})))
+        error = self.refused(asked(step=BuildStep.RESULT, frontend="", image_configs=dict.fromkeys(keys, config)))
+        self.assertEqual((error.status, error.message), (413, "the image's config is larger than 4 MiB"))
+
     def test_bad_configs(self) -> None:
         """A config that is read in more than one way, or not at all, is refused."""
         for config in (b"{", b'{"config":{"Labels":{}},"Config":{}}', b'{"config":{"Labels":[]}}', b"[]"):

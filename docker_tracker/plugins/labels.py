@@ -41,6 +41,7 @@ _LIBPOD: Final = "libpod"  # of Podman's own API what is not in the catalogue: i
 _READS: Final = ("GET", "HEAD", "DELETE")  # removals are seen by the engine's events
 _MORE_STAGES: Final = {_START: Stage.REQUEST_JSON, _LIBPOD: Stage.REQUEST_HEAD, _BUILDS: Stage.BUILD_REQUEST}
 _IMAGE_SLOT: Final = LabelSlot(LabelPlace.BODY, ("config", "Labels"), image=True)
+_MOST_CONFIGS: Final = 4 * 2**20  # bytes of one request, as of other bodies: all else waits while they are read
 _BUILD_LABEL: Final = "label:"  # the prefix of a Dockerfile frontend's options that are labels
 _VOLUME_SLOT: Final = LabelSlot(LabelPlace.BODY, ("VolumeOptions", "Labels"))
 # An image made of a container inherits the container's labels (daemon/commit.go: merge), and whatever is made of the
@@ -209,7 +210,7 @@ class Labels(Interceptor):
         one up (buildkit: ``exporter/containerimage/writer.go``), and the image is recorded only.
 
         :raises RefusedError: the image's whole config is given as an exporter's option, or by the way of BuildKit's
-            first clients (``frontend/gateway/gateway.go``: Final), where the labels would be lost.
+            first clients (``frontend/gateway/gateway.go``: Final), where the labels would be lost; or it is too large.
         """
         if request.final:
             raise RefusedError("the build hands back its image in a way that takes no labels: use a newer client", 403)
@@ -224,6 +225,8 @@ class Labels(Interceptor):
             options = {name: None for name in given if is_ours(name.removeprefix(_BUILD_LABEL))}
             options |= wanted
             options = {name: value for name, value in options.items() if request.attributes.get(name) != value}
+        if sum(map(len, request.image_configs.values())) > _MOST_CONFIGS:
+            raise RefusedError(f"the image's config is larger than {_MOST_CONFIGS // 2**20} MiB", 413)
         configs: dict[str, bytes | None] = {}
         for key, config in request.image_configs.items():
             document = Document.parse(config)
