@@ -30,7 +30,7 @@ from types import FrameType
 from attrs import Factory, define, evolve, field, frozen
 
 from tests.engines.__main__ import bundled
-from tests.integration.test_builds import CLIENT_VARIABLE, ENGINE_VARIABLE
+from tests.support.builds import CLIENT_VARIABLE, ENGINE_VARIABLE
 from tests.support.dockerd import EngineError, PrivateEngine, why_impossible
 from tests.support.engine import ADDRESS_VARIABLE, REQUIRE_VARIABLE
 
@@ -224,7 +224,8 @@ def builds(runner: Runner) -> Result:
     try:
         with bundled(os.environ[ENGINES_VARIABLE], BUILDER, BUILDER, ()) as engine:
             variables = {CLIENT_VARIABLE: engine.cli, ENGINE_VARIABLE: engine.address, **engine.environment}
-            return trial(runner, "builds", ["tests.integration.test_builds"], measured=False, **variables)
+            names = [name for name in modules("integration") if ".test_builds" in name]
+            return trial(runner, "builds", names, measured=False, **variables)
     except subprocess.SubprocessError as error:
         return Result(name="builds", skipped=1, reasons=(f"builds: there is no {BUILDER}: {error}",))
 

@@ -1,8 +1,7 @@
 """Builds through the tracker, by the real command line, and their images as the engine has them.
 
 ``DOCKER_BUILDKIT=1 docker build`` of 20.10 asks by ``POST /build?version=2``. Today's clients drive BuildKit over
-``/grpc``: they are tried where DOCKER_TRACKER_TEST_BUILDX names such a command line (a ``docker`` that has buildx, by
-its DOCKER_CONFIG if need be) and DOCKER_TRACKER_TEST_BUILDX_ENGINE an engine for it, which must have ``busybox:local``.
+``/grpc``: what they are tried with is in ``tests/support/builds.py``.
 """
 
 from __future__ import annotations
@@ -11,117 +10,14 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
-import time
 import unittest
 import uuid
 from pathlib import Path
-from typing import Any
 
-from twisted.trial.unittest import SynchronousTestCase
-
-from tests.support.daemon import ROOT, Daemon
+from tests.support.builds import BuildCase
+from tests.support.daemon import ROOT
 from tests.support.engine import engine_address, require_program
-
-CLIENT_VARIABLE = "DOCKER_TRACKER_TEST_BUILDX"
-ENGINE_VARIABLE = "DOCKER_TRACKER_TEST_BUILDX_ENGINE"
-DOCKERFILE = "FROM busybox:local\nRUN echo {mark} > /made\nLABEL theirs=1 docker-tracker.job-id=forged\n"
-
-
-class BuildCase(SynchronousTestCase):
-    """Has a tracker before an engine, and a directory to build in."""
-
-    options: tuple[str, ...] = ()
-    has_buildx = True
-
-    def begin(self, program: str, engine: str) -> None:
-        self.program, self.engine = program, engine
-        self.mark = uuid.uuid4().hex[:12]
-        self.directory = Path(tempfile.mkdtemp(prefix="dt-builds-", dir="/tmp"))
-        self.addCleanup(shutil.rmtree, self.directory)
-        self.audit_log = self.directory / "audit.log"
-        listen = self.directory / "tracker.sock"
-        self.context = self.directory / "context"
-        self.context.mkdir()
-        self.daemon = Daemon(
-            f"--engine={engine}", f"--listen=unix://{listen}", f"--audit-log={self.audit_log}", *self.options
-        )
-        self.daemon.socket_path = listen
-        self.addCleanup(self.daemon.discard)
-        self.addCleanup(self.remove_images)
-        self.daemon.start()
-        self.daemon.wait_for_socket()
-
-    def start(self, *arguments: str, address: str = "") -> subprocess.Popen[bytes]:
-        """Start the command line, through the tracker if no address is given, as leader of a process group."""
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self.directory),
-            "DOCKER_HOST": address or self.daemon.address,
-            "DOCKER_BUILDKIT": "1",
-            "BUILDKIT_PROGRESS": "plain",
-        }
-        if self.has_buildx and "DOCKER_CONFIG" in os.environ:
-            environment["DOCKER_CONFIG"] = os.environ["DOCKER_CONFIG"]
-        return subprocess.Popen(
-            [self.program, *arguments],
-            cwd=self.context,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-
-    def run_client(self, *arguments: str, address: str = "") -> tuple[int, str, str]:
-        """Run it; return its status and both of its outputs."""
-        process = self.start(*arguments, address=address)
-        try:
-            output, errors = process.communicate(timeout=120)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-        return process.returncode, output.decode(), errors.decode()
-
-    def dockerfile(self, text: str = DOCKERFILE) -> None:
-        (self.context / "Dockerfile").write_text(text.replace("{mark}", self.mark))
-
-    def image(self, tag: str) -> dict[str, Any]:
-        """Return what the engine says of an image."""
-        status, output, errors = self.run_client("image", "inspect", tag, address=self.engine)
-        self.assertEqual(status, 0, errors)
-        image: dict[str, Any] = json.loads(output)[0]
-        return image
-
-    def built(self, *arguments: str, tag: str) -> dict[str, Any]:
-        """Build, check that it went well, and return the image."""
-        status, output, errors = self.run_client(*arguments)
-        self.assertEqual(status, 0, output + errors)
-        return self.image(tag)
-
-    def remove_images(self) -> None:
-        arguments = ("image", "ls", "--format", "{{.Repository}}:{{.Tag}}")
-        listed = self.run_client(*arguments, address=self.engine)[1].split()
-        mine = [name for name in listed if self.mark in name]
-        if mine:
-            self.run_client("image", "rm", "--force", *mine, address=self.engine)
-
-    def recorded(self) -> dict[str, str]:
-        """Return what the tracker has of its job's images: relations by ID and tag."""
-        command = ["curl", "-sS", "--unix-socket", str(self.daemon.socket_path), "-H", "Accept: application/json"]
-        page = subprocess.run([*command, "http://tracker/tracker"], capture_output=True, check=True, timeout=30)
-        return {row["id"]: row["relation"] for row in json.loads(page.stdout)["resources"] if row["kind"] == "image"}
-
-    def lines(self, event: str) -> list[dict[str, Any]]:
-        """Return the audit's lines of an event, when the daemon has ended."""
-        self.daemon.stop()
-        lines = [json.loads(line) for line in self.audit_log.read_text().splitlines()]
-        return [line for line in lines if line["event"] == event]
-
-    def check_log(self) -> None:
-        """Check that nothing went wrong inside."""
-        self.assertNotIn("Traceback", self.daemon.output())
 
 
 class RestTests(BuildCase):
@@ -155,10 +51,7 @@ class BuildxTests(BuildCase):
     options = ("--interceptors=labels,cgroup-parent,recorder,audit", "--cgroup-parent=/dt-builds")
 
     def setUp(self) -> None:
-        program, engine = os.environ.get(CLIENT_VARIABLE), os.environ.get(ENGINE_VARIABLE)
-        if not program or not engine:
-            raise unittest.SkipTest(f"no buildx: {CLIENT_VARIABLE} and {ENGINE_VARIABLE} are not set")
-        self.begin(program, engine)
+        self.begin_with_buildx()
 
     def test_labelled_and_recorded(self) -> None:
         """The image has the operator's label and the client's, none that is forged; it and its tags are recorded."""
@@ -235,35 +128,16 @@ class BuildxTests(BuildCase):
         self.assertIn(ends[1], ("lost", "cancelled"))
         self.check_log()
 
-    def steps(self, seconds: int) -> int:
-        """Return how many steps sleep so many seconds."""
-        command, found = f"sleep\0{seconds}\0".encode(), 0
-        for process in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                found += process.read_bytes() == command
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-        return found
-
-    def until_steps(self, seconds: int, count: int) -> None:
-        end = time.monotonic() + 60
-        while self.steps(seconds) != count:
-            self.assertLess(time.monotonic(), end)
-            time.sleep(0.05)
-
 
 class OnlyBuildsTests(BuildCase):
     """The documentation's guard of BuildKit's calls."""
 
     def setUp(self) -> None:
-        program, engine = os.environ.get(CLIENT_VARIABLE), os.environ.get(ENGINE_VARIABLE)
-        if not program or not engine:
-            raise unittest.SkipTest(f"no buildx: {CLIENT_VARIABLE} and {ENGINE_VARIABLE} are not set")
         plugins = Path(tempfile.mkdtemp(prefix="dt-plugins-", dir="/tmp"))
         self.addCleanup(shutil.rmtree, plugins)
         shutil.copy(ROOT / "docs" / "examples" / "only_builds.py", plugins)
         self.options = ("--interceptors=only-builds,labels,recorder,audit", f"--plugin-dir={plugins}")
-        self.begin(program, engine)
+        self.begin_with_buildx()
 
     def test_guard(self) -> None:
         """Builds go on; what it does not name is refused, with its sentence on the screen."""
