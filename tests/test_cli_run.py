@@ -231,6 +231,14 @@ class RunTests(Case):
 class TrackerTests(Case):
     """Which tracker it is."""
 
+    def setUp(self) -> None:
+        super().setUp()
+        self.engine = socket.socket(socket.AF_UNIX)
+        self.addCleanup(self.engine.close)
+        self.engine.bind(str(self.directory / "engine"))
+        self.engine.listen()
+        self.environ["DOCKER_HOST"] = f"unix://{self.directory}/engine"
+
     def started(self, path: Path) -> Any:
         return mock.patch.object(private_state, "start", return_value=path)
 
@@ -297,7 +305,24 @@ class TrackerTests(Case):
         """A private tracker needs settings that can be used."""
         result = self.call("--private", "true", DOCKER_HOST="ssh://nowhere")
         self.assertEqual(result.exit_code, 125)
-        self.assertRaises(ConfigurationError, private.places, {"DOCKER_HOST": "ssh://nowhere", **self.environ})
+        self.assertRaises(ConfigurationError, private.places, {**self.environ, "DOCKER_HOST": "ssh://nowhere"})
+
+    def test_no_engine(self) -> None:
+        """Without an engine that can be reached no private tracker is started: it could never do its work."""
+        nobody = socket.create_server(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        nobody.close()
+        addresses = (f"unix://{self.directory}/nothing", f"tcp://127.0.0.1:{port}")
+        with self.started(self.directory / "control.sock") as start:
+            for address, said in zip(addresses, ("No such file or directory", "Connection refused"), strict=True):
+                result = self.call("--private", "true", DOCKER_HOST=address)
+                self.assertEqual(result.exit_code, 125)
+                self.assertIn(f"the engine at {address} cannot be reached: {said}\n", result.output)
+            with mock.patch.object(socket.socket, "connect", side_effect=PermissionError(13, "Permission denied")):
+                result = self.call("--private", "true")
+            self.assertEqual(result.exit_code, 125)
+            self.assertIn("you may not use the engine at unix://", result.output)
+        start.assert_not_called()
 
     def test_other_name_space(self) -> None:
         """A daemon that does not see us by our number is not told it."""

@@ -16,12 +16,13 @@ from typing import Any
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+import twisted
 from docker_tracker.cgroups import hierarchies, own_directories
 from docker_tracker.state_lock import is_held
 from tests.integration.test_nested import remove_parents
-from tests.support.daemon import Daemon, daemon_environment
+from tests.support.daemon import ROOT, Daemon, daemon_environment
 from tests.support.dockerd import IMAGE
-from tests.support.engine import docker, engine_address, require_program
+from tests.support.engine import discard, docker, engine_address, private_engine, require_program
 from tests.support.short import short_directory
 
 PIDS = Path("/sys/fs/cgroup/pids")
@@ -33,6 +34,9 @@ GO_ON = f"{LEAK} && echo ready && sleep 1000"
 
 
 class RunCase(SynchronousTestCase):
+    python = sys.executable
+    user: int | None = None  # that it is run as, and its group
+
     def setUp(self) -> None:
         self.engine = engine_address()
         require_program("docker", "docker.io")
@@ -78,12 +82,23 @@ class RunCase(SynchronousTestCase):
         return [each for each in private.iterdir() if each.is_dir() and is_held(each)]
 
     def line(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-P", "-m", "docker_tracker.cli.main", "run", *arguments]
+        return [self.python, "-P", "-m", "docker_tracker.cli.main", "run", *arguments]
+
+    def as_user(self) -> dict[str, Any]:
+        """Give what has `subprocess` run something as the user."""
+        return {} if self.user is None else {"user": self.user, "group": self.user, "extra_groups": ()}
 
     def run_to_end(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         environment = {**self.environment, **more}
         return subprocess.run(
-            self.line(*arguments), env=environment, cwd="/", capture_output=True, text=True, timeout=60, check=False
+            self.line(*arguments),
+            env=environment,
+            cwd="/",
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            **self.as_user(),
         )
 
     def begin(self, *arguments: str, before: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
@@ -95,6 +110,7 @@ class RunCase(SynchronousTestCase):
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            **self.as_user(),
         )
         self.addCleanup(self.finish, process)
         assert process.stdout is not None
@@ -261,17 +277,20 @@ class PrivateTests(RunCase):
             os.kill(pid, signal.SIGKILL)
         self.wait_for("the tracker has ended", lambda: not self.trackers())
         self.assertEqual(self.run_to_end("--private", "--", "true").returncode, 0)
-        self.assertEqual((self.trackers(), len(self.containers())), ([tracker], 1))
+        self.wait_for("the other tracker has ended", lambda: self.trackers() == [tracker])
+        self.assertEqual(len(self.containers()), 1)
         process.terminate()
         self.assertEqual(process.wait(30), 128 + signal.SIGTERM)
         self.all_gone()
 
     def test_no_engine(self) -> None:
-        """The engine need not be there for a command that does not use it; an address that is none is an error."""
-        done = self.run_to_end("--", "true", DOCKER_HOST="ssh://nowhere")
-        self.assertEqual(done.returncode, 125)
-        self.assertIn("ssh://", done.stderr)
-        self.assertEqual(done.stderr.count("\n"), 1)
+        """An engine that is not there, or an address that is none, is an error, and the command is not run."""
+        for address in ("ssh://nowhere", f"unix://{self.directory}/nothing"):
+            done = self.run_to_end("--", "echo", "hello", DOCKER_HOST=address)
+            self.assertEqual((done.returncode, done.stdout), (125, ""))
+            self.assertIn(address.rpartition("/")[0], done.stderr)
+            self.assertEqual(done.stderr.count("\n"), 1)
+        self.assertEqual(self.trackers(), [])
 
     def test_statuses(self) -> None:
         """The exit status is the command's, or says that it cannot be run."""
@@ -383,3 +402,99 @@ class DaemonTests(RunCase):
         self.assertEqual(len(self.containers()), 1)
         docker("kill", identifier, address=self.engine)
         self.all_gone()
+
+
+class UserTests(RunCase):
+    """As a user who is not root."""
+
+    user = 65534
+
+    def setUp(self) -> None:
+        if os.geteuid() != 0:
+            raise SkipTest("only root can run something as another user")
+        super().setUp()
+        os.chown(self.directory, 65534, 65534)
+        for name in [name for name in self.environment if name.startswith(("COVERAGE_", "DOCKER_TRACKER_"))]:
+            del self.environment[name]
+        packages = Path(twisted.__file__).parents[1]
+        self.environment["PYTHONPATH"] = f"{ROOT}{os.pathsep}{packages}"
+        self.environment["XDG_STATE_HOME"] = str(self.directory / "state")
+        self.environment["XDG_RUNTIME_DIR"] = str(self.directory / "run")
+        (self.directory / "run").mkdir()
+        os.chown(self.directory / "run", 65534, 65534)
+        self.python = next(filter(self.can_run, (sys.executable, "/usr/bin/python3")), "")
+        if not self.python:
+            raise SkipTest("another user can run no Python that has what docker-tracker needs")
+
+    def can_run(self, python: str) -> bool:
+        line = [python, "-P", "-c", "import docker_tracker.cli.main, docker_tracker.tap, twisted.scripts.twistd"]
+        try:
+            return not subprocess.run(line, env=self.environment, cwd="/", check=False, **self.as_user()).returncode
+        except OSError:  # it is in a directory that is not for others
+            return False
+
+    def trackers(self) -> list[Path]:
+        private = self.directory / "state/docker-tracker/private"
+        return [each for each in private.glob("*/") if is_held(each)]
+
+    def refused(self, done: subprocess.CompletedProcess[str], *said: str) -> None:
+        """The command was not run, and one sentence says why."""
+        self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (125, "", 1), done.stderr)
+        for part in said:
+            self.assertIn(part, done.stderr)
+
+    def serve(self, control: str) -> None:
+        """Start root's daemon."""
+        daemon = Daemon(f"--engine={self.engine}")
+        self.addCleanup(daemon.discard)
+        daemon.directory.chmod(0o711)
+        path = daemon.control_path
+        settings = daemon.directory / "docker-tracker.toml"
+        settings.write_text(f'control = {{ address = "unix://{path}", {control} }}\n')
+        daemon.command.append(f"--config={settings}")
+        daemon.start()
+        daemon.wait_for(path.exists)
+        self.environment["DOCKER_TRACKER_CONTROL"] = f"unix://{path}"
+
+    def test_daemon(self) -> None:
+        """A member of the control socket's group has a job, and the job's socket is the user's own."""
+        self.serve(f'group = "{self.user}"')
+        look = "stat -c '%u %a' ${DOCKER_HOST#unix://}"
+        done = self.run_to_end("--job=users", "--", "sh", "-c", f"{look} && {LEAK} && exit 3")
+        self.assertEqual(done.returncode, 3, done.stderr)
+        self.assertTrue(done.stdout.startswith("65534 600\n"), done.stdout)
+        self.assertIn("docker-tracker: job users left over 1 thing: 1 removed in ", done.stderr)
+        self.assertEqual((self.containers(), self.trackers()), ([], []))
+
+    def test_daemon_cgroup(self) -> None:
+        """The daemon puts the user's command into the job's own cgroup, as it may."""
+        self.serve(f'group = "{self.user}"')
+        self.cgroup_kept_to()
+
+    def test_not_allowed(self) -> None:
+        """Who may not use the control socket is told so, by its file or by the daemon; nothing is private then."""
+        for control, said in (('group = "0"', "you may not connect"), ('mode = "0666"', "uid 65534 may not do this")):
+            self.serve(control)
+            self.refused(self.run_to_end("--", "echo", "hello"), said)
+        self.assertFalse((self.directory / "state").exists())
+
+    def test_private(self) -> None:
+        """Alone, in the user's own directories, if the engine's socket is the user's to open; what is left goes."""
+        engine = private_engine("user")
+        self.addCleanup(discard, engine)
+        engine.start()
+        engine.directory.chmod(0o711)
+        self.addCleanup(setattr, self, "engine", self.engine)
+        self.engine = self.environment["DOCKER_HOST"] = engine.address
+        self.refused(self.run_to_end("--", "echo", "hello"), f"you may not use the engine at {engine.address}")
+        self.assertFalse((self.directory / "state").exists())
+        os.chown(engine.socket_path, 0, 65534)
+        done = self.run_to_end("--", "sh", "-c", f"{LEAK}; echo $DOCKER_HOST; exit 3")
+        self.assertEqual(done.returncode, 3)
+        self.assertIn(f"\nunix://{self.directory}/run/docker-tracker/private/", done.stdout)
+        self.assertIn("left over 1 thing: 1 removed in ", done.stderr)
+        self.assertEqual(self.containers(), [])
+        os.killpg(self.begin().pid, signal.SIGKILL)
+        self.all_gone()
+        # The engine's root could make it, but nobody could remove it.
+        self.refused(self.run_to_end("--own-cgroup", "--", "echo", "hello"), "a cgroup of the job's own cannot be made")
