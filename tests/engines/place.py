@@ -162,15 +162,18 @@ class Place:
 
 
 class Tracker:
-    """A real daemon before an engine, with labels, a cgroup parent and the recorder."""
+    """A real daemon before an engine.
 
-    def __init__(self, engine: Engine) -> None:
+    :param options: of the daemon; by default labels, a cgroup parent and the recorder.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        options: tuple[str, ...] = ("--interceptors=labels,cgroup-parent,recorder", f"--cgroup-parent={CGROUP}"),
+    ) -> None:
         self.engine = engine
-        self.daemon = Daemon(
-            f"--engine={engine.address}",
-            "--interceptors=labels,cgroup-parent,recorder",
-            f"--cgroup-parent={CGROUP}",
-        )
+        self.daemon = Daemon(f"--engine={engine.address}", *options)
         self.control = Client(self.daemon.directory / "run/control.sock")
         self._number = 0
 
