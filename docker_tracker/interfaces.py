@@ -316,6 +316,12 @@ class ILedger(Interface):
     ) -> Deferred[list[Resource]]:
         """Return resources that exist (``everything``: removed ones, too), of one job or all, of one kind or all."""
 
+    def hand_over(resources: Sequence[Resource], job_id: str) -> Deferred[bool]:
+        """Write down that what a job made is an open job's from now on, and was used by the first one.
+
+        :return: False: that job is not open, and nothing has changed.
+        """
+
     def adopt(resources: Sequence[Resource], since: float) -> Deferred[list[Resource]]:
         """Write down what the engine's labels say is a job's (`Resource.job_id`), whatever led to it.
 

@@ -305,6 +305,10 @@ class FakeLedger:
 
         return self._answer(work)
 
+    def hand_over(self, resources: Sequence[Resource], job_id: str) -> Deferred[bool]:
+        """See `ILedger.hand_over`; it knows no other job."""
+        return self._answer(lambda: False)
+
     def adopt(self, resources: Sequence[Resource], since: float) -> Deferred[list[Resource]]:
         """See `ILedger.adopt`; takes all that is not recorded, of any job."""
 

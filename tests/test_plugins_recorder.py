@@ -218,6 +218,13 @@ class CreateTests(RecorderCase):
         self.assertEqual(self.shown(), [("image", "mine:1", "made"), ("image", "taken:1", "used")])
         self.settled()
 
+    def test_tags_image(self) -> None:
+        """It is known which image a tag leads to, so that it is not taken off another one."""
+        self.engine.answers["/images/mine:1/json"] = {"Id": BASE}
+        self.do("POST", "/images/busybox/tag?repo=mine&tag=1", status=201)
+        self.assertEqual([resource.parent for resource in self.recorded()], [BASE])
+        self.settled()
+
     def test_without_an_id(self) -> None:
         """An answer that tells no ID leaves the intent to the watcher."""
         answers: tuple[Any, ...] = ({}, {"Id": 7}, {"Id": ""}, [])

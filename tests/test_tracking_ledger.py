@@ -430,6 +430,22 @@ class AdoptionTests(LedgerCase):
         made = [(row.identifier, row.job_id) for row in self.existing(kind="volume") if row.relation is Relation.MADE]
         self.assertEqual(made, [("mine", self.job()), ("used", self.job()), ("theirs", self.job())])
 
+    def test_handed_over(self) -> None:
+        """What a job made is an open job's then, also if that used it before, and no other job's."""
+        image, step = (Resource(kind="image", identifier=name) for name in ("image", "step"))
+        self.make(image, step)
+        made = self.existing()
+        heir = self.job("heir")
+        self.make(attrs.evolve(image, relation=Relation.USED), job_id=heir)
+        for job_id, handed in ((heir, True), ("unknown", False)):
+            self.assertIs(self.successResultOf(self.ledger.hand_over(made, job_id)), handed)
+        self.assertEqual(
+            [row.identifier for row in self.existing(heir) if row.relation is Relation.MADE], ["image", "step"]
+        )
+        self.assertEqual({row.relation for row in self.existing(self.job())}, {Relation.USED})
+        self.successResultOf(self.ledger.set_job(heir, JobState.DRAINING))
+        self.assertIs(self.successResultOf(self.ledger.hand_over(made, heir)), False)
+
     def test_removed(self) -> None:
         """What went after the engine was asked is not new; what came back since is, however often."""
         for _ in range(3):

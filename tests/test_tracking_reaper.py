@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from docker_tracker.errors import EngineError, LedgerError
 from docker_tracker.interfaces import IJob
-from docker_tracker.job import JobRequest, Keep, ReapReport
+from docker_tracker.job import JobRequest, JobState, Keep, ReapReport
 from docker_tracker.job_settings import ReapSettings
 from docker_tracker.records import Intent, Relation, Resource, State
 from docker_tracker.tracking.ledger import Ledger
@@ -424,13 +424,18 @@ class ImageTests(ReapCase):
         self.assertEqual((self.engine.named("image"), self.existing()), ({"app:1"}, set()))
 
     def test_strangers_tag(self) -> None:
-        """An image that somebody else gave a name stays, without the job's own names."""
-        image = self.record("image", self.engine.add("image", "", RepoTags=["mine:1", "theirs:1"]))
+        """An image that somebody else gave a name stays, without the job's own names; the job is over."""
+        step = self.record("image", self.engine.add("image"), name="")
+        image = self.record(
+            "image", self.engine.add("image", "", RepoTags=["mine:1", "theirs:1"], Parent=step), name=""
+        )
         self.record("image", "mine:1", parent=image)
         report = self.reap()
-        self.assertEqual(self.outcomes(report), {"mine:1": "removed", image: "left"})
-        self.assertEqual(report.left[0].reason, "others have named it theirs:1")
-        self.assertEqual(self.engine.named("image"), {"theirs:1"})
+        self.assertTrue(report.complete)
+        self.assertEqual(self.outcomes(report), {"mine:1": "removed", image: "kept", step: "kept"})
+        reasons = {item.identifier: item.reason for item in report.items}
+        self.assertEqual(reasons[image], "others have named it theirs:1")
+        self.assertEqual(self.engine.named("image"), {"theirs:1", step})
 
     def test_older_tag(self) -> None:
         """An image whose name was there before the job stays, with the steps that led to it; the job is over."""
@@ -466,6 +471,74 @@ class ImageTests(ReapCase):
         self.assertTrue(report.complete)
         self.assertEqual(self.outcomes(report), {"last:1": "kept", "mine:1": "removed"})
         self.assertEqual(self.engine.named("image"), {"last:1", "alpine:latest"})
+
+    def share(self, *names: str) -> tuple[IJob, IJob, str, str]:
+        """Have an image that a first job built as ``a:1``, after a step, and a second one has named ``b:1``."""
+        self.job = self.make_job("first")
+        step = self.record("image", self.engine.add("image"), name="")
+        image = self.record("image", self.engine.add("image", "", RepoTags=[*names], Parent=step), name="")
+        self.record("image", "a:1", parent=image)
+        first, self.job = self.job, self.make_job("second")
+        self.record("image", "b:1", parent=image)
+        return first, self.job, step, image
+
+    def end(self, job: IJob) -> dict[str, str]:
+        """End a job: nothing that may still go is left."""
+        for state in (JobState.REAPING, JobState.GONE):
+            self.job = self.successResultOf(self.ledger.set_job(job.id, state))
+            if state is JobState.REAPING:
+                report = self.reap()
+        self.assertTrue(report.complete, report)
+        return {item.identifier: item.reason or item.outcome for item in report.items}
+
+    def test_shared(self) -> None:
+        """An image that another job has named goes over to that one, with its steps; with it they go."""
+        first, second, step, image = self.share("a:1", "b:1")
+        needed = f"the image {image[:19]}, which is kept, needs it"
+        self.assertEqual(self.end(first), {"a:1": "removed", image: "job second has named it b:1", step: needed})
+        self.assertEqual(self.end(second), {"b:1": "removed", image: "removed", step: "removed"})
+        self.assertEqual((self.engine.things["image"], self.existing()), ({}, set()))
+
+    def test_shared_and_ended_before(self) -> None:
+        """If the one that has named it ends first, only that name goes."""
+        first, second, step, image = self.share("a:1", "b:1")
+        self.assertEqual(self.end(second), {"b:1": "removed"})
+        self.assertEqual(self.end(first), {"a:1": "removed", image: "removed", step: "removed"})
+
+    def test_shared_last_name(self) -> None:
+        """The last name of an image of a job that goes on is that job's then."""
+        first, second, *_ = self.share("b:1")
+        self.assertEqual(self.end(second), {"b:1": "it is the last name of an image of job first"})
+        self.assertEqual(self.engine.named("image") & {"b:1"}, {"b:1"})
+        self.end(first)
+        self.assertEqual((self.engine.things["image"], self.existing()), ({}, set()))
+
+    def test_shared_with_a_stranger(self) -> None:
+        """A name of a stranger's keeps the image in the end, whichever job ends first."""
+        for number, name in enumerate(("strangers:1", "strangers:2")):
+            *jobs, step, image = self.share("a:1", "b:1", name)
+            self.end(jobs[number])
+            self.assertEqual(self.end(jobs[1 - number])[image], f"others have named it {name}")
+            self.assertLessEqual({name, step}, self.engine.named("image"))
+            self.assertFalse({"a:1", "b:1"} & self.engine.named("image"))
+
+    def test_shared_while_both_end(self) -> None:
+        """Of two jobs that end at once neither waits for the other for ever."""
+        first, second, _, image = self.share("a:1", "b:1")
+        for self.job in (second, first):
+            self.successResultOf(self.ledger.set_job(self.job.id, JobState.REAPING))
+        self.assertEqual(next(item.reason for item in self.reap().left), "others have named it b:1")
+        self.end(second)
+        self.assertNotIn(image, self.engine.things["image"])
+        self.end(first)
+        self.assertEqual((self.engine.things["image"], self.existing()), ({}, set()))
+
+    def test_shared_dry(self) -> None:
+        """What is only asked changes no hands."""
+        self.job, second, _, image = self.share("a:1", "b:1")
+        reasons = {item.identifier: item.reason for item in self.reap(dry_run=True).items}
+        self.assertEqual(reasons[image], "job second has named it b:1")
+        self.assertEqual(self.successResultOf(self.ledger.resources(second.id, "image"))[0].identifier, "b:1")
 
     def test_kept_by_the_setting(self) -> None:
         """Images stay if the operator wants them to."""

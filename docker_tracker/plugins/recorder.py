@@ -32,6 +32,7 @@ from docker_tracker.engine.inventory import (
     donors,
     infra_container,
     inspect_path,
+    inspected,
     is_inspectable,
     list_call,
     listed,
@@ -71,6 +72,7 @@ _NAMES: Final = "name"  # their option for the tags, and what tells of them in t
 _ANSWERED_NAMES: Final = "image.name"
 _ANSWERED_ID: Final = "containerimage.digest"  # the image's ID, whichever store the engine has
 _IN_PODS: Final = "libpod_container_create"
+_TAGS: Final = ("image_tag", "libpod_image_tag")
 _RENAMES: Final = ("container_rename", "libpod_container_rename")
 _PAGES: Final = ("tracker_page", "tracker_other")
 # Their names are no prefixes of anything, unlike those of all other kinds.
@@ -177,8 +179,8 @@ class Recorder(Interceptor):
         else:
             course = _course(exchange)
             self._lead(exchange, course, course.intent.names)
-            course.settled = True
-            self._told(self._ledger.record(course.number, course.made, State.DONE))
+            course.settled = course.intent.operation not in _TAGS  # which image it leads to is looked up
+            self._told(self._ledger.record(course.number, course.made, State.DONE if course.settled else None))
 
     async def response_json(self, exchange: Exchange, document: Document) -> None:
         """Write down the ID, or what is gone."""
@@ -256,6 +258,8 @@ class Recorder(Interceptor):
             left = any(name not in course.intent.before for name in course.intent.names if name[0] == "volume")
             state = State.LOST if left and exchange.sent is not None else State.FAILED
             self._told(self._ledger.settle(course.number, state))
+        elif outcome is Outcome.COMPLETED and course.intent.operation in _TAGS:
+            self._later([course], self._look_at_tags(course))
         elif outcome is Outcome.COMPLETED and kind == "image":
             self._later([course], self._look_at_images(course))
         elif outcome is Outcome.COMPLETED and kind == "plugin":
@@ -545,6 +549,15 @@ class Recorder(Interceptor):
         state = State.DONE if found or told else State.FAILED
         await self._ledger.record(course.number, found, state)
         await self._check([resource for resource in found if resource.identifier not in told])
+
+    async def _look_at_tags(self, course: _Course) -> None:
+        """Record the image that a new tag leads to."""
+        found = []
+        for tag in course.made:
+            document = await self._engine.get(inspect_path("image", tag.identifier))
+            if document:
+                found.append(attrs.evolve(tag, parent=inspected("image", document).identifier))
+        await self._ledger.record(course.number, found, State.DONE)
 
     async def _look_at_plugins(self, course: _Course) -> None:
         """Record a plugin that was pulled."""

@@ -327,6 +327,22 @@ class Ledger:
 
         return self._database.run(work)
 
+    def hand_over(self, resources: Sequence[Resource], job_id: str) -> Deferred[bool]:
+        """Write down that what a job made is an open job's from now on; see `ILedger.hand_over`."""
+        now = self._now()
+
+        def work(database: sqlite3.Connection) -> bool:
+            open_ = "SELECT 1 FROM jobs WHERE id = ? AND state = ?"
+            if database.execute(open_, (job_id, JobState.OPEN.value)).fetchone() is None:
+                return False
+            for resource in resources:
+                used = Relation.USED.value
+                database.execute("UPDATE resources SET relation = ? WHERE number = ?", (used, resource.number))
+                _put(database, resource, job_id, resource.intent, now)
+            return True
+
+        return self._database.run(work)
+
     def adopt(self, resources: Sequence[Resource], since: float) -> Deferred[list[Resource]]:
         """Write down what the engine's labels say is a job's; see `ILedger.adopt`."""
         now = self._now()

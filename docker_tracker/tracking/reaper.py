@@ -30,6 +30,7 @@ from docker_tracker.records import Reference, Relation, Resource
 from docker_tracker.tracking.lists import LABELLED, SWARM, Lists, is_inherited
 from docker_tracker.tracking.removal import Fate, Remover, Result, Surroundings, Thing
 from docker_tracker.tracking.retention import Retention
+from docker_tracker.tracking.sharing import Sharing
 
 _AT_ONCE: Final = 8  # calls to the engine for one job
 _DAY: Final = 86400.0
@@ -37,7 +38,6 @@ _FIRST_PAUSE: Final = 0.25
 _LAST_PAUSE: Final = 10.0
 _MOST_DOUBLINGS: Final = 10  # of the pause: a float is no number for more than a thousand
 _MOST_TRIES: Final = 6  # passes in a row in which nothing could be removed: seven seconds or so
-_MOST_NAMES: Final = 5  # of an image, that a report tells
 _SETTLE_SECONDS: Final = 5.0  # that creates without an answer are waited for; later ones are the reconciler's
 _LOCAL_SLACK: Final = 2.0  # some engines give whole seconds only
 _REMOTE_SLACK: Final = 60.0  # another host's clock may be wrong by as much
@@ -146,6 +146,7 @@ class _Course:
         self._remover = Remover(self._engine, self._clock, self._calls, settings.stop_seconds, settings.seconds)
         self._items: dict[Reference, ReapItem] = {}
         self._recorded: dict[Reference, Resource] = {}
+        self._ending: Collection[str] = ()
         self._passes = 0
         self._unsettled = False
 
@@ -173,6 +174,7 @@ class _Course:
         while True:
             try:
                 things = await self._find()
+                kept = await self._kept(things)
             except (EngineError, LedgerError) as error:
                 self.problem = str(error)
                 self._engine.forget()  # the one that answers next may be another one
@@ -182,7 +184,6 @@ class _Course:
                 await self._pause(tries)
                 continue
             self.problem = ""
-            kept = self._kept(things)
             going = [thing for thing in things if thing.reference not in kept]
             for thing in things:
                 self._note(thing, "kept" if thing.reference in kept else "left", kept.get(thing.reference, ""))
@@ -287,8 +288,11 @@ class _Course:
 
     # Keeping
 
-    def _kept(self, things: Sequence[Thing]) -> dict[Reference, str]:
-        """Return why what stays does."""
+    async def _kept(self, things: Sequence[Thing]) -> dict[Reference, str]:
+        """Return why what stays does.
+
+        :raises LedgerError: nobody knows what other jobs made.
+        """
         now = self._reaper.now()
         kept: dict[Reference, str] = {}
         for thing in things:
@@ -308,9 +312,12 @@ class _Course:
             user = news.pop()
             for thing in _used_by(user, things):
                 if thing.reference not in kept:
-                    kept[thing.reference] = _needs(user)
+                    kept[thing.reference] = user.needs
                     news.append(thing)
-        return self._named_before(things) | kept
+        sharing = Sharing(self._ledger, self.job, self._recorded, self._dry_run)
+        kept |= await sharing.kept([thing for thing in things if thing.reference not in kept])
+        self._ending = sharing.ending
+        return kept
 
     def _came_back(self, thing: Thing) -> bool:
         """Whether a volume has nothing but the name of one that the job made."""
@@ -318,24 +325,6 @@ class _Course:
             return False
         slack = _LOCAL_SLACK if self._engine.address.startswith("unix:") else _REMOTE_SLACK
         return thing.seen.created > thing.resource.created + slack
-
-    def _named_before(self, things: Sequence[Thing]) -> dict[Reference, str]:
-        """Return the images with names that were there before the job, which only moved them, and the steps to them."""
-        found: dict[Reference, str] = {}
-        by_reference = {thing.reference: thing for thing in things}
-        for image in things:
-            names = sorted(name for name in image.seen.names if self._uses("image", name)) if image.is_image_id else ()
-            thing: Thing | None = image if names else None
-            reason = f"its name was there before the job: {', '.join(names[:_MOST_NAMES])}"
-            while thing is not None and thing.reference not in found:
-                found[thing.reference] = reason
-                reason = _needs(thing)
-                thing = by_reference.get(("image", str(thing.document.get("Parent"))))
-        return found
-
-    def _uses(self, kind: str, identifier: str) -> bool:
-        found = self._recorded.get((kind, identifier))
-        return found is not None and found.relation is Relation.USED
 
     @staticmethod
     def _task_keepers(things: Sequence[Thing], kept: Collection[Reference]) -> dict[Reference, str]:
@@ -351,7 +340,7 @@ class _Course:
 
     async def _remove(self, going: Sequence[Thing], kept: Collection[Reference]) -> set[Fate]:
         """Remove things, one kind after the other; return what became of any."""
-        surroundings = Surroundings(recorded=self._recorded, kept=kept)
+        surroundings = Surroundings(recorded=self._recorded, kept=kept, ending=self._ending)
         fates: set[Fate] = set()
         for _, group in groupby(sorted(going, key=_order), _order):
             results = await together(self._remove_one(thing, surroundings) for thing in group)
@@ -398,10 +387,6 @@ def _used_by(user: Thing, things: Iterable[Thing]) -> list[Thing]:
         if thing is not user
         and any((thing.kind, name) in needed for name in (thing.identifier, *thing.names, thing.seen.identifier))
     ]
-
-
-def _needs(user: Thing) -> str:
-    return f"the {user.kind} {user.name or user.identifier[:19]}, which is kept, needs it"
 
 
 async def together(work: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:

@@ -103,6 +103,11 @@ class Thing:
         return recorded if self.kind == "image" else self.seen.created or recorded
 
     @property
+    def needs(self) -> str:
+        """Why something stays that this needs, and this stays."""
+        return f"the {self.kind} {self.name or self.identifier[:19]}, which is kept, needs it"
+
+    @property
     def is_image_id(self) -> bool:
         """Whether it is an image itself, not a tag of one."""
         return self.kind == "image" and self.identifier.startswith("sha256:")
@@ -114,10 +119,12 @@ class Surroundings:
 
     :ivar recorded: What the ledger has of the job, by kind and ID.
     :ivar kept: What stays.
+    :ivar ending: Images of other jobs that are ending, too.
     """
 
     recorded: Mapping[Reference, Resource]
     kept: Collection[Reference]
+    ending: Collection[str] = ()
 
     def made(self, kind: str, identifier: str) -> bool:
         """Whether the job made it."""
@@ -297,7 +304,7 @@ class Remover:
         names = {name for name in image.names if "@" not in name}
         if thing.is_image_id:
             others = sorted(name for name in names if not surroundings.made("image", name))
-            if others:
+            if others:  # of late, or of jobs that are ending: see `docker_tracker.tracking.sharing`
                 return Result(Fate.LEFT, f"others have named it {', '.join(others[:5])}")
             if names:
                 return Result(Fate.LEFT, f"it still has the name {min(names)}")
@@ -305,7 +312,8 @@ class Remover:
             parent = thing.resource.parent if thing.resource else ""
             if parent and image.identifier != parent:
                 return Result(Fate.OTHER)  # the tag was moved to another image
-            if not surroundings.made("image", image.identifier) and not _other_names(image, thing.identifier):
+            ours = image.identifier in surroundings.ending or surroundings.made("image", image.identifier)
+            if not ours and not other_names(image, thing.identifier):
                 return Result(Fate.KEPT, "it is the last name of an image that the job did not make")
         # Its parents are looked at one by one: the engine would remove whatever has no name.
         return await self._delete(thing, {"noprune": "1"})
@@ -331,7 +339,7 @@ class Remover:
             return await self._engine.request(method, path, parameters, body)
 
 
-def _other_names(image: Seen, tag: str) -> bool:
+def other_names(image: Seen, tag: str) -> bool:
     """Whether an image has a name beside a tag; the last tag of a repository takes its digests along."""
     repository = tag.rpartition(":")[0]
     return any(name != tag and not name.startswith(f"{repository}@") for name in image.names)

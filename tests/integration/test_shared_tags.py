@@ -1,4 +1,4 @@
-"""Jobs that build images of one name at once, and one whose image has the name of somebody else's."""
+"""Jobs that build images of one name at once, or name each other's, and one whose image has a stranger's name."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.daemon import Daemon
+from tests.support.dockerd import IMAGE
 from tests.support.engine import docker, engine_address
 from tests.torture.wire import ask
 
@@ -49,8 +50,24 @@ class SharedTagTests(SynchronousTestCase):
     def job(self, name: str) -> str:
         """Start a job, have it make an image of the name, and return that."""
         self.call("POST", "/jobs", {"name": name})
+        return self.within(name, "import", "-", self.tag, data=layer(name))
+
+    def within(self, name: str, *arguments: str, data: bytes = b"") -> str:
+        """Run the docker command within a job."""
         address = f"unix://{self.daemon.directory}/run/jobs/{name}.sock"
-        return docker("import", "-", self.tag, address=address, data=layer(name)).stdout.decode().strip()
+        return docker(*arguments, address=address, data=data).stdout.decode().strip()
+
+    def share(self, *names: str) -> str:
+        """Start two jobs: one builds an image in two steps, the other one names it, too. Return the image."""
+        for name in names:
+            self.call("POST", "/jobs", {"name": name})
+        recipe = f"FROM {IMAGE}\nENV A={self.mark}\nENV B={'-'.join(names)}\n"
+        self.within(names[0], "build", "-t", self.tag, "-", data=recipe.encode())
+        self.within(names[1], "tag", self.tag, f"{self.mark}:second")
+        return self.beside("inspect", "--format={{.Id}}", self.tag)
+
+    def parent(self, image: str) -> str:
+        return self.beside("inspect", "--format={{.Parent}}", image)
 
     def end(self, name: str) -> dict[str, Any]:
         ended: dict[str, Any] = self.call("POST", f"/jobs/{name}/end?wait=1")
@@ -79,3 +96,40 @@ class SharedTagTests(SynchronousTestCase):
         self.assertEqual((ended["state"], self.images()), ("gone", made))
         items = {item["identifier"]: (item["outcome"], item["reason"]) for item in ended["report"]["items"]}
         self.assertEqual(items[made], ("kept", f"its name was there before the job: {self.tag}"))
+
+    def test_named_by_another(self) -> None:
+        """An image that one job built and another one has named goes with the last of both, its steps with it."""
+        for names, order in ((("a", "b"), (0, 1)), (("c", "d"), (1, 0))):
+            image = self.share(*names)
+            step = self.parent(image)
+            self.assertEqual(self.end(names[order[0]])["state"], "gone")
+            self.assertTrue(self.is_there(image))
+            self.assertEqual(self.end(names[order[1]])["state"], "gone")
+            self.assertFalse(self.is_there(image) or self.is_there(step))
+
+    def test_named_by_a_stranger(self) -> None:
+        """A stranger's name keeps the image, whichever job ends first, and both jobs are over."""
+        for names, order in ((("a", "b"), (0, 1)), (("c", "d"), (1, 0))):
+            image = self.share(*names)
+            name = f"{self.mark}:strangers-{names[0]}"
+            self.beside("tag", image, name)
+            for number in order:
+                self.assertEqual(self.end(names[number])["state"], "gone")
+            self.assertEqual(self.beside("inspect", "--format={{.RepoTags}}", image), f"[{name}]")
+
+    def test_strangers_image(self) -> None:
+        """A name that a job gave a stranger's image goes; where it is the last one, or a stranger's now, it stays."""
+        strangers = self.beside("import", "-", f"{self.mark}:strangers", data=layer("stranger"))
+        other = self.beside("import", "-", f"{self.mark}:other", data=layer("other"))
+        self.call("POST", "/jobs", {"name": "a"})
+        for name in ("one", "two"):
+            self.within("a", "tag", strangers, f"{self.mark}:{name}")
+        self.beside("tag", other, f"{self.mark}:two")
+        self.assertEqual(self.end("a")["state"], "gone")
+        self.assertEqual(self.beside("inspect", "--format={{.RepoTags}}", strangers), f"[{self.mark}:strangers]")
+        self.assertEqual(self.beside("inspect", "--format={{.Id}}", f"{self.mark}:two"), other)
+        self.call("POST", "/jobs", {"name": "b"})
+        self.within("b", "tag", strangers, f"{self.mark}:last")
+        self.beside("rmi", f"{self.mark}:strangers")
+        self.assertEqual(self.end("b")["state"], "gone")
+        self.assertTrue(self.is_there(strangers))

@@ -1,0 +1,105 @@
+"""Whose an image is that others have named, too: theirs from when the job ends that made it. Layer: tracking."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from docker_tracker.interfaces import IJob, ILedger
+from docker_tracker.job import JobState
+from docker_tracker.records import Reference, Relation, Resource
+from docker_tracker.tracking.removal import Thing, other_names
+
+_MOST_NAMES: Final = 5  # of an image, that a report tells
+
+
+class Sharing:
+    """Finds images of a job that others have named, and names of the job's that are the last of another job's image.
+
+    Such a thing goes over to the other job, if that is open: with it the image goes in the end.
+
+    :param recorded: What the ledger has of the job, by kind and ID.
+    :param dry_run: Whether nothing is to change hands.
+    """
+
+    def __init__(self, ledger: ILedger, job: IJob, recorded: Mapping[Reference, Resource], dry_run: bool) -> None:
+        self._ledger, self._job, self._recorded, self._dry_run = ledger, job, recorded, dry_run
+        self._makers: dict[str, IJob] | None = None
+        #: Images that another job made which is ending, too: with their last name they may go.
+        self.ending: set[str] = set()
+
+    async def kept(self, things: Sequence[Thing]) -> dict[Reference, str]:
+        """Return why images and names stay, with the steps to those images.
+
+        :param things: Of the job, that are to go.
+        :raises docker_tracker.errors.LedgerError: nobody knows what other jobs made.
+        """
+        found: dict[Reference, str] = {}
+        images = {thing.reference: thing for thing in things if thing.kind == "image"}
+        for image in images.values():
+            if image.is_image_id:
+                names = sorted(name for name in image.seen.names if "@" not in name and not self._made(name))
+                if names:
+                    steps = _with_steps(image, images)
+                    reason = await self._claimed(names, steps)
+                    if reason:
+                        found |= {step.reference: needed for step, needed in steps.items()} | {image.reference: reason}
+            elif self._is_last(image):
+                maker = (await self._others()).get(image.seen.identifier)
+                if maker is not None and await self._hand_over([image], maker):
+                    found[image.reference] = f"it is the last name of an image of job {maker.name}"
+                elif maker is not None:
+                    self.ending.add(image.seen.identifier)
+        return found
+
+    async def _claimed(self, names: Sequence[str], steps: Mapping[Thing, str]) -> str:
+        """Return why an image stays; the empty string: those who have named it are ending, too."""
+        makers = [(name, maker) for name in names if (maker := (await self._others()).get(name)) is not None]
+        for name, maker in makers:
+            if await self._hand_over([*steps], maker):
+                return f"job {maker.name} has named it {name}"
+        if makers:
+            return ""
+        before = [name for name in names if ("image", name) in self._recorded]
+        if before:
+            return f"its name was there before the job: {', '.join(before[:_MOST_NAMES])}"
+        return f"others have named it {', '.join(names[:_MOST_NAMES])}"
+
+    async def _hand_over(self, things: Sequence[Thing], job: IJob) -> bool:
+        if self._dry_run:
+            return job.state is JobState.OPEN
+        return await self._ledger.hand_over([thing.resource for thing in things if thing.resource is not None], job.id)
+
+    def _made(self, identifier: str) -> bool:
+        found = self._recorded.get(("image", identifier))
+        return found is not None and found.relation is Relation.MADE
+
+    def _is_last(self, tag: Thing) -> bool:
+        parent = tag.resource.parent if tag.resource else ""
+        image = tag.seen
+        return parent in ("", image.identifier) and not (
+            self._made(image.identifier) or other_names(image, tag.identifier)
+        )
+
+    async def _others(self) -> Mapping[str, IJob]:
+        """Return the jobs, this one and those that are gone apart, that made images, by the images' IDs and names."""
+        if self._makers is None:
+            jobs = {job.id: job for job in await self._ledger.jobs() if job.id != self._job.id}
+            self._makers = {
+                each.identifier: jobs[each.job_id]
+                for each in await self._ledger.resources(None, "image")
+                if each.relation is Relation.MADE and each.job_id in jobs
+            }
+        return self._makers
+
+
+def _with_steps(image: Thing, images: Mapping[Reference, Thing]) -> dict[Thing, str]:
+    """Return an image and the steps of the build that led to it, each with why it stays if the image does."""
+    found: dict[Thing, str] = {}
+    thing: Thing | None = image
+    reason = ""
+    while thing is not None and thing not in found:
+        found[thing] = reason
+        reason = thing.needs
+        thing = images.get(("image", str(thing.document.get("Parent"))))
+    return found
