@@ -34,6 +34,10 @@ class EndsCase(BuildCase):
         shutil.copy(ROOT / "tests" / "support" / "gate.py", self.plugins)
         self.options = ("--interceptors=labels,recorder,gate,audit", f"--plugin-dir={self.plugins}")
 
+    def open_gate(self) -> None:
+        """Let go what is held, and what will come."""
+        (self.plugins / "at").unlink(missing_ok=True)
+
     def build(self, tag: str) -> subprocess.Popen[bytes]:
         return self.start("build", "--no-cache", "--tag", tag, ".")
 
@@ -116,7 +120,7 @@ class ClientTests(EndsCase):
             tag = f"{self.mark}:{number.name.lower()}"
             process = begin(tag)
             os.killpg(process.pid, number)
-            (self.plugins / "at").unlink(missing_ok=True)
+            self.open_gate()
             errors = process.communicate(timeout=CLIENT_SECONDS)[1].decode()
             self.assertNotEqual(process.returncode, 0, errors)
             if number == signal.SIGINT:
@@ -179,6 +183,7 @@ class EngineTests(EndsCase):
             process = begin(tag)
             restart = [self.command, "restart", "--kill", self.place]
             subprocess.run(restart, check=True, timeout=CLIENT_SECONDS, capture_output=True)
+            self.open_gate()
             errors = process.communicate(timeout=CLIENT_SECONDS)[1].decode()
             self.assertNotEqual(process.returncode, 0, errors)
             self.assertRegex(errors, "Unavailable|EOF|closed|no such job")
