@@ -230,8 +230,9 @@ class ReaperTests(TestCase):
         self.assertEqual(outcomes[moved], "removed")
         self.assertEqual(outcomes[f"{named('tagged')}:latest"], "removed")
         reasons = sorted(item.reason for item in report.left)
-        self.assertEqual(len(reasons), 3, reasons)
-        self.assertTrue(any(f"others have named it {named('strangers-tag')}:latest" in reason for reason in reasons))
+        self.assertEqual(len(reasons), 2, reasons)
+        kept = [item.reason for item in report.items if item.outcome == "kept"]
+        self.assertIn(f"others have named it {named('strangers-tag')}:latest", kept)
         self.assertTrue(any("using its referenced image" in reason for reason in reasons), reasons)
         names = docker("images", "--format={{.Repository}}").split()
         self.assertEqual(
