@@ -173,6 +173,12 @@ class EngineTests(EndsCase):
         self.command, self.place = command, engine.address.removeprefix("unix://").removesuffix("/docker.sock")
         self.set_gate()
         self.begin(program, engine.address)
+        self.addCleanup(self.kill_step)
+
+    def kill_step(self) -> None:
+        """Kill the step that runs on when its engine has been killed."""
+        for path in self.step_commands(getattr(self, "seconds", 0)):
+            os.kill(int(path.parent.name), signal.SIGKILL)
 
     def test_killed(self) -> None:
         """In each phase the client ends with the engine, and says why; all is settled when the engine is back."""
