@@ -14,7 +14,7 @@ class Relation(enum.Enum):
     """What a job has to do with a resource."""
 
     MADE = "made"  #: the job's own: removed with it
-    USED = "used"  #: it was there before, or another job made it: never removed with this one
+    USED = "used"  #: it was there before, was pulled, or another job made it: never removed with this one
 
 
 class State(enum.Enum):
@@ -28,6 +28,9 @@ class State(enum.Enum):
 
 # A kind of resource and a name or ID of one: ("volume", "cache").
 Reference = tuple[str, str]
+#: What an intent's operation is for pulls, which the API has beside imports: what they bring is nobody's.
+PULL: Final = "image_pull"
+_PULLS: Final = (PULL, "libpod_image_pull")
 # Stands in `Intent.before` if that has all images of the engine: what is not in it was not there.
 ALL_IMAGES: Final[Reference] = ("image", "*")
 
@@ -70,14 +73,14 @@ class Intent:
     settled: float | None = None
 
     def led_to(self, kind: str, identifier: str, *, created: float = 0.0, **more: Any) -> Resource:
-        """Return a resource that this led to: used if it was there before, else made.
+        """Return a resource that this led to: used if it was there before or is an image that was pulled, else made.
 
         An image that was not looked for before (there were too many) counts as made only if it is younger than this.
 
         :param created: When an image was built, in seconds since the epoch; 0: not known.
         """
         reference = (kind, identifier)
-        used = reference in self.before
+        used = reference in self.before or (kind == "image" and self.operation in _PULLS)
         if kind == "image" and reference not in self.names and ALL_IMAGES not in self.before:
             used |= not created or created < int(self.started)  # some engines give whole seconds only
         return Resource(

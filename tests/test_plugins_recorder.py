@@ -624,15 +624,17 @@ class ImageTests(RecorderCase):
         self.settled()
 
     def test_new(self) -> None:
-        """A new image is the job's, by whatever way it came."""
+        """A new image is the job's, unless it was pulled: then it is only used."""
         after = [(IMAGE, ["new:1"]), (BASE, ["other:1"])]
-        for target, lines, wanted in (
-            ("/images/load", [{"stream": "Loaded image: new:1\n"}], ["new:1", IMAGE]),
-            ("/images/create?fromImage=docker.io/library/new:1", [{"status": "Pulling"}], ["new:1", IMAGE]),
-            ("/images/create?fromSrc=-", [{"status": IMAGE}], [IMAGE]),
+        pulled = "Status: Downloaded newer image for new:1"
+        for target, lines, wanted, relation in (
+            ("/images/load", [{"stream": "Loaded image: new:1\n"}], ["new:1", IMAGE], "made"),
+            ("/images/create?fromImage=docker.io/library/new:1", [{"status": pulled}], ["new:1", IMAGE], "used"),
+            ("/images/create?fromImage=new&tag=1", [{"status": "Pulling"}], ["new:1", IMAGE], "used"),
+            ("/images/create?fromSrc=-", [{"status": IMAGE}], [IMAGE], "made"),
         ):
             self.lines(target, *lines, before=after[1:], after=after)
-            self.assertEqual(self.shown(), [("image", name, "made") for name in wanted], target)
+            self.assertEqual(self.shown(), [("image", name, relation) for name in wanted], target)
             self.successResultOf(self.ledger.removed("image", wanted))
         self.settled()
 
@@ -692,7 +694,8 @@ class ImageTests(RecorderCase):
             ("/build?t=mine:1", [{"aux": {"ID": IMAGE}}], now, "mine:1", ["made", "made"]),
             ("/build?t=i5:1", [{"aux": {"ID": IMAGE}}], now, "i5:1", ["used", "made"]),
             ("/images/load", [{"stream": "Loaded image: i6:1\n"}], now - 1, "i6:1", ["used", "used"]),
-            ("/images/create?fromImage=new&tag=1", [], now - 1, "new:1", ["made", "used"]),
+            ("/images/create?fromSrc=-&repo=new&tag=1", [], now - 1, "new:1", ["made", "used"]),
+            ("/images/create?fromImage=new&tag=1", [], now, "new:1", ["used", "used"]),
         ):
             self.engine.answers["/images/json"] = many
             asked = self.forward("POST", target)

@@ -49,7 +49,7 @@ from docker_tracker.exchange import Answer, Exchange, Outcome, Stage
 from docker_tracker.http1.head import RequestHead, ResponseHead
 from docker_tracker.interceptor import Interceptor, Plugin
 from docker_tracker.interfaces import IEngine, ILedger
-from docker_tracker.records import ALL_IMAGES, Intent, Reference, Relation, Resource, State
+from docker_tracker.records import ALL_IMAGES, PULL, Intent, Reference, Relation, Resource, State
 
 _NOTE: Final = "recorder"
 _BUILDS_NOTE: Final = "recorder's builds"
@@ -72,6 +72,7 @@ _NAMES: Final = "name"  # their option for the tags, and what tells of them in t
 _ANSWERED_NAMES: Final = "image.name"
 _ANSWERED_ID: Final = "containerimage.digest"  # the image's ID, whichever store the engine has
 _IN_PODS: Final = "libpod_container_create"
+_IMPORT: Final = "image_create"  # a pull with fromImage
 _TAGS: Final = ("image_tag", "libpod_image_tag")
 _RENAMES: Final = ("container_rename", "libpod_container_rename")
 _PAGES: Final = ("tracker_page", "tracker_other")
@@ -301,11 +302,13 @@ class Recorder(Interceptor):
         :param before: Looks what is there.
         :raises RefusedError: it cannot be written down.
         """
+        call = exchange.call
+        is_pull = call.operation.name == _IMPORT and bool(query.get(call.query, "fromImage"))
         try:
             engine = await self._engine.identity()
             intent = Intent(
                 job_id=self._job_id,
-                operation=exchange.call.operation.name,
+                operation=PULL if is_pull else call.operation.name,
                 kind=kind,
                 names=names,
                 before=await before(),
