@@ -52,6 +52,7 @@ class ReapSettings:
     :ivar keep: What outlives every job: rules ``KIND:PATTERN``.
     :ivar retain_days: The longest that a client may keep a thing by the label ``docker-tracker.retain``; 0: not at all.
     :ivar images: Whether images that jobs built, imported, loaded or committed are removed with them.
+    :ivar pulled_images: Whether those that they pulled, and that were not there before, are too.
     :ivar drain_seconds: For exchanges in flight when a job ends.
     """
 
@@ -60,6 +61,7 @@ class ReapSettings:
     keep: tuple[str, ...] = attrs.field(default=(), validator=_rules)
     retain_days: float = attrs.field(default=7.0, validator=_seconds(0, 3650))
     images: bool = True
+    pulled_images: bool = False
     drain_seconds: float = attrs.field(default=5.0, validator=_seconds(0, _DAY))
 
 

@@ -28,9 +28,8 @@ class State(enum.Enum):
 
 # A kind of resource and a name or ID of one: ("volume", "cache").
 Reference = tuple[str, str]
-#: What an intent's operation is for pulls, which the API has beside imports: what they bring is nobody's.
+#: What an intent's operation is for pulls whose images are nobody's; others are named as in the catalogue.
 PULL: Final = "image_pull"
-_PULLS: Final = (PULL, "libpod_image_pull")
 # Stands in `Intent.before` if that has all images of the engine: what is not in it was not there.
 ALL_IMAGES: Final[Reference] = ("image", "*")
 
@@ -80,7 +79,7 @@ class Intent:
         :param created: When an image was built, in seconds since the epoch; 0: not known.
         """
         reference = (kind, identifier)
-        used = reference in self.before or (kind == "image" and self.operation in _PULLS)
+        used = reference in self.before or (kind == "image" and self.operation == PULL)
         if kind == "image" and reference not in self.names and ALL_IMAGES not in self.before:
             used |= not created or created < int(self.started)  # some engines give whole seconds only
         return Resource(

@@ -24,8 +24,10 @@ from docker_tracker.errors import (
 from docker_tracker.exchange import Answer, Edit, Exchange, Outcome, Peer, Stage
 from docker_tracker.http1.head import RequestHead, ResponseHead
 from docker_tracker.interfaces import IInterceptor
+from docker_tracker.job_settings import ReapSettings
 from docker_tracker.plugins.recorder import Recorder, recorder
 from docker_tracker.records import ALL_IMAGES, Intent, Resource
+from docker_tracker.testing import FakeDaemon, FakeJob, make_settings
 from tests.support.exchanges import exchange
 from tests.support.tracking import UNAVAILABLE, TrackingCase
 
@@ -638,6 +640,15 @@ class ImageTests(RecorderCase):
             self.successResultOf(self.ledger.removed("image", wanted))
         self.settled()
 
+    def test_owns_pulled(self) -> None:
+        """If jobs own what they pull, it is theirs unless it was there before."""
+        self.recorder = Recorder(self.job_id, "default", self.ledger, self.engine, self.clock, owns_pulled=True)
+        for target in ("/images/create?fromImage=new&tag=1", "/libpod/images/pull?reference=new:1"):
+            for before, relation in (([], "made"), ([(IMAGE, ["new:1"])], "used")):
+                self.lines(target, {"id": IMAGE}, before=before, after=[(IMAGE, ["new:1"])])
+                self.assertEqual({each for *_, each in self.shown()}, {relation}, target)
+                self.successResultOf(self.ledger.removed("image", ["new:1", IMAGE]))
+
     def test_nothing_came(self) -> None:
         """A pull or build that failed in its lines leaves nothing."""
         self.lines("/images/create?fromImage=x&tag=1", {"errorDetail": {"message": "no"}, "error": "no"})
@@ -1009,18 +1020,9 @@ class PageTests(RecorderCase):
 
 class PlugInTests(SynchronousTestCase):
     def test_build(self) -> None:
-        """The plug-in takes the job, the ledger and the engine from the daemon."""
-
-        @attrs.frozen
-        class Daemon:
-            ledger: Any = "ledger"
-            engine: Any = "engine"
-            clock: Any = "clock"
-
-        @attrs.frozen
-        class Job:
-            id: str = "i"
-            name: str = "n"
-
-        built = recorder.build(recorder.settings(), Job(), Daemon())  # type: ignore[arg-type]
-        self.assertIsInstance(built, Recorder)
+        """The plug-in takes the ledger, the engine and the settings from the daemon."""
+        for pulled in (False, True):
+            daemon = FakeDaemon(settings=make_settings(reap=ReapSettings(pulled_images=pulled)))
+            built = recorder.build(recorder.settings(), FakeJob(), daemon)
+            assert isinstance(built, Recorder)
+            self.assertEqual(built._owns_pulled, pulled)

@@ -47,8 +47,8 @@ from docker_tracker.engine.start import check_start
 from docker_tracker.errors import EngineAnswerError, EngineError, EngineProtocolError, LedgerError, RefusedError
 from docker_tracker.exchange import Answer, Exchange, Outcome, Stage
 from docker_tracker.http1.head import RequestHead, ResponseHead
-from docker_tracker.interceptor import Interceptor, Plugin
-from docker_tracker.interfaces import IEngine, ILedger
+from docker_tracker.interceptor import Interceptor, NoSettings, Plugin
+from docker_tracker.interfaces import IDaemon, IEngine, IJob, ILedger
 from docker_tracker.records import ALL_IMAGES, PULL, Intent, Reference, Relation, Resource, State
 
 _NOTE: Final = "recorder"
@@ -73,6 +73,7 @@ _ANSWERED_NAMES: Final = "image.name"
 _ANSWERED_ID: Final = "containerimage.digest"  # the image's ID, whichever store the engine has
 _IN_PODS: Final = "libpod_container_create"
 _IMPORT: Final = "image_create"  # a pull with fromImage
+_LIBPOD_PULL: Final = "libpod_image_pull"
 _TAGS: Final = ("image_tag", "libpod_image_tag")
 _RENAMES: Final = ("container_rename", "libpod_container_rename")
 _PAGES: Final = ("tracker_page", "tracker_other")
@@ -106,17 +107,28 @@ class Recorder(Interceptor):
     :param ledger: Where it is recorded.
     :param engine: For the look-ups.
     :param clock: Tells the time, in seconds since the epoch.
+    :param owns_pulled: Whether images that the job pulls are its own.
     """
 
     fail_closed = True
     log = Logger()
 
-    def __init__(self, job_id: str, job: str, ledger: ILedger, engine: IEngine, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        job_id: str,
+        job: str,
+        ledger: ILedger,
+        engine: IEngine,
+        clock: IReactorTime,
+        *,
+        owns_pulled: bool = False,
+    ) -> None:
         self._job_id = job_id
         self._job = job
         self._ledger = ledger
         self._engine = engine
         self._clock = clock
+        self._owns_pulled = owns_pulled
         self._tasks: set[Deferred[None]] = set()
         self._new: list[_Course] = []
         self._looked_at: Sequence[_Course] = ()
@@ -303,12 +315,16 @@ class Recorder(Interceptor):
         :raises RefusedError: it cannot be written down.
         """
         call = exchange.call
-        is_pull = call.operation.name == _IMPORT and bool(query.get(call.query, "fromImage"))
+        operation = call.operation.name
+        if not self._owns_pulled and (
+            operation == _LIBPOD_PULL or (operation == _IMPORT and query.get(call.query, "fromImage"))
+        ):
+            operation = PULL
         try:
             engine = await self._engine.identity()
             intent = Intent(
                 job_id=self._job_id,
-                operation=PULL if is_pull else call.operation.name,
+                operation=operation,
                 kind=kind,
                 names=names,
                 before=await before(),
@@ -693,7 +709,10 @@ def _who(exchange: Exchange) -> dict[str, str]:
     }
 
 
-recorder = Plugin(
-    name="recorder",
-    make=lambda settings, job, daemon: Recorder(job.id, job.name, daemon.ledger, daemon.engine, daemon.clock),
-)
+def make(settings: NoSettings, job: IJob, daemon: IDaemon) -> Recorder:
+    """Return the interceptor of a job."""
+    owns_pulled = daemon.settings.reap.pulled_images
+    return Recorder(job.id, job.name, daemon.ledger, daemon.engine, daemon.clock, owns_pulled=owns_pulled)
+
+
+recorder = Plugin(name="recorder", make=make)
