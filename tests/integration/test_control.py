@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
 from docker_tracker.cli.client import ApiError, Client, NoDaemon, target
+from tests.support.certificates import Authority
 from tests.support.daemon import ROOT, Daemon
 from tests.support.engine import engine_address, require_program
 
@@ -135,6 +137,25 @@ class ControlTests(SynchronousTestCase):
             self.assertEqual(self.client.call("GET", "/jobs/held")["state"], "open")
         self.daemon.wait_for(lambda: self.client.call("GET", "/jobs/held")["state"] == "gone")
         self.run_docker(self.engine.removeprefix("unix://"), "volume", "inspect", volume, status=1)
+
+    def test_tls_address(self) -> None:
+        """A job may have a TLS address of its own: who has its CA's certificate makes things of that job there."""
+        authority = Authority(self.daemon.directory)
+        server, client = authority.sign("server"), authority.sign("client")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        files = {"certificate": str(server.certificate), "key": str(server.key)}
+        listen = {"address": address, **files, "client-ca": str(authority.certificate)}
+        made = self.client.call("POST", "/jobs", {"name": "remote", "listen": [listen]})
+        trusted = ("--host", address, "--tlsverify", f"--tlscacert={authority.certificate}")
+        own = (f"--tlscert={client.certificate}", f"--tlskey={client.key}")
+        self.run_docker(made["socket"], *trusted, "volume", "create", "dt-remote", status=1)
+        self.run_docker(made["socket"], *trusted, *own, "volume", "create", "dt-remote")
+        (volume,) = self.client.call("GET", "/resources?job=remote&kind=volume")
+        self.assertEqual((volume["id"], volume["attributes"]["certificate"]), ("dt-remote", "client"))
+        self.tracker("job", "end", "-w", "remote")
+        self.run_docker(self.engine.removeprefix("unix://"), "volume", "inspect", "dt-remote", status=1)
 
     def test_restart(self) -> None:
         """After a restart the job, its events and its socket are there, and it can be ended."""
