@@ -19,10 +19,6 @@ from docker_tracker.proxy.pipe import SIZE, WORTH
 
 log = Logger()
 
-#: What several that are ready at once may read in one turn together, in bytes, so that small messages among them do not
-#: wait for long. One alone may read twice as much.
-_TURN = SIZE // 2
-
 
 class Watcher(Protocol):
     """Whoever owns a descriptor."""
@@ -96,7 +92,8 @@ class Poller:
         watchers, new = self._watchers, self._new
         new.clear()
         ready = self._epoll.poll(0)
-        self.share = SIZE if len(ready) < 2 else max(WORTH, _TURN // len(ready))
+        # Small messages among several must not wait for long.
+        self.share = SIZE if len(ready) < 2 else WORTH
         for descriptor, events in ready:
             watcher = watchers.get(descriptor)
             # One before it may have closed it, and its number may be another's by now, whom these events do not mean.
