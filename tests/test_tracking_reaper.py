@@ -423,6 +423,15 @@ class ImageTests(ReapCase):
         self.assertEqual(self.reap().items, ())
         self.assertEqual((self.engine.named("image"), self.existing()), ({"app:1"}, set()))
 
+    def keeps_theirs(self, step: str, image: str, reason: str) -> None:
+        """Check that a reap takes the job's own name off an image, keeps the image and its step, and is complete."""
+        report = self.reap()
+        self.assertTrue(report.complete)
+        self.assertEqual(self.outcomes(report), {"mine:1": "removed", image: "kept", step: "kept"})
+        reasons = {item.identifier: item.reason for item in report.items}
+        self.assertEqual(reasons[image], reason)
+        self.assertEqual(self.engine.named("image"), {"theirs:1", step})
+
     def test_strangers_tag(self) -> None:
         """An image that somebody else gave a name stays, without the job's own names; the job is over."""
         step = self.record("image", self.engine.add("image"), name="")
@@ -430,12 +439,7 @@ class ImageTests(ReapCase):
             "image", self.engine.add("image", "", RepoTags=["mine:1", "theirs:1"], Parent=step), name=""
         )
         self.record("image", "mine:1", parent=image)
-        report = self.reap()
-        self.assertTrue(report.complete)
-        self.assertEqual(self.outcomes(report), {"mine:1": "removed", image: "kept", step: "kept"})
-        reasons = {item.identifier: item.reason for item in report.items}
-        self.assertEqual(reasons[image], "others have named it theirs:1")
-        self.assertEqual(self.engine.named("image"), {"theirs:1", step})
+        self.keeps_theirs(step, image, "others have named it theirs:1")
 
     def test_older_tag(self) -> None:
         """An image whose name was there before the job stays, with the steps that led to it; the job is over."""
@@ -443,12 +447,7 @@ class ImageTests(ReapCase):
         image = self.record("image", self.engine.add("image", "", RepoTags=["theirs:1", "mine:1"], Parent=step))
         self.record("image", "mine:1", parent=image)
         self.record("image", "theirs:1", parent=image, relation=Relation.USED)
-        report = self.reap()
-        self.assertTrue(report.complete)
-        self.assertEqual(self.outcomes(report), {"mine:1": "removed", image: "kept", step: "kept"})
-        reasons = {item.identifier: item.reason for item in report.items}
-        self.assertEqual(reasons[image], "its name was there before the job: theirs:1")
-        self.assertEqual(self.engine.named("image"), {"theirs:1", step})
+        self.keeps_theirs(step, image, "its name was there before the job: theirs:1")
 
     def test_tag_in_use(self) -> None:
         """While a tag of the job's own cannot go, neither can the image."""
