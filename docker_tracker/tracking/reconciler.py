@@ -85,7 +85,7 @@ class Reconciler(Worker):
     """
 
     log = Logger()
-    failed = "engine and ledger are not compared any more"
+    defect = "engine and ledger are not compared any more"
 
     def __init__(
         self,

@@ -63,7 +63,7 @@ class Watcher(Worker):
     """
 
     log = Logger()
-    failed = "the engine is not watched any more"
+    defect = "the engine is not watched any more"
 
     def __init__(
         self,

@@ -11,11 +11,11 @@ from twisted.python.failure import Failure
 class Worker(Service):
     """Runs `work` while it is started; whoever asks it to stop waits for its end.
 
-    :cvar failed: What is logged if the work ends by a fault of ours: it is not begun again.
+    :cvar defect: What is logged if the work ends by a fault of ours: it is not begun again.
     """
 
     log = Logger()
-    failed = "the work of a service has ended"
+    defect = "the work of a service has ended"
 
     _working: Deferred[None] | None = None
 
@@ -39,4 +39,4 @@ class Worker(Service):
 
     def _ended(self, failure: Failure) -> None:
         if not failure.check(CancelledError):  # type: ignore[no-untyped-call]
-            self.log.failure(self.failed, failure)
+            self.log.failure(self.defect, failure)
