@@ -71,17 +71,18 @@ class Intent:
     state: State = State.OPEN
     settled: float | None = None
 
-    def led_to(self, kind: str, identifier: str, *, created: float = 0.0, **more: Any) -> Resource:
+    def led_to(self, kind: str, identifier: str, *, labelled: bool = False, **more: Any) -> Resource:
         """Return a resource that this led to: used if it was there before or is an image that was pulled, else made.
 
-        An image that was not looked for before (there were too many) counts as made only if it is younger than this.
+        Where the engine's images were not listed before, one that was not asked for by name counts as made only if it
+        bears the job's label; its age tells nothing, as a build from the cache may lead to anybody's.
 
-        :param created: When an image was built, in seconds since the epoch; 0: not known.
+        :param labelled: Whether an image bears the label of this intent's job.
         """
         reference = (kind, identifier)
         used = reference in self.before or (kind == "image" and self.operation == PULL)
         if kind == "image" and reference not in self.names and ALL_IMAGES not in self.before:
-            used |= not created or created < int(self.started)  # some engines give whole seconds only
+            used |= not labelled
         return Resource(
             kind=kind, identifier=identifier, **{"relation": Relation.USED if used else Relation.MADE, **more}
         )

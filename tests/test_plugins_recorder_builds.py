@@ -7,8 +7,8 @@ from typing import Any
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 
-import docker_tracker.plugins.recorder as recorder_module
 from docker_tracker.builds import BuildEnd, BuildOutcome, BuildRequest, BuildStep, Exporter
+from docker_tracker.engine.inventory import IMAGE_JOB_ID_LABEL as LABEL
 from docker_tracker.errors import EngineError, LedgerError, RefusedError
 from docker_tracker.exchange import Exchange
 from docker_tracker.plugins.recorder import Recorder
@@ -108,20 +108,6 @@ class BuildTests(TrackingCase):
         self.do(solve(moby("web:1,web:2")), answered({"containerimage.digest": ID}))
         self.assertEqual(self.shown(), [("image", ID, "used"), ("image", "web:1", "used"), ("image", "web:2", "made")])
 
-    def test_many_images(self) -> None:
-        """Where there are too many images to list, the age of the new one is looked up after the answer."""
-        self.patch(recorder_module, "_MOST_BEFORE", 1)
-        image = {"Id": ID, "RepoTags": ["web:1"], "Created": 10_000_001}
-        old = {"Id": OTHER, "RepoTags": ["old:1"], "Created": 5}
-        for identifier, relation in ((ID, "made"), (OTHER, "used")):
-            self.setUp()
-            self.engine.answers["/images/json"] = [old]
-            self.successResultOf(self.ask(request := solve(moby("web:1"))))
-            self.engine.answers["/images/json"] = [image, old]
-            self.successResultOf(self.end(request, answered({"containerimage.digest": identifier})))
-            self.assertIn(("image", identifier, relation), self.shown())
-            self.assertEqual(self.open_intents(), 0)
-
     def test_shared_looks(self) -> None:
         """An engine that is slow to list its images is asked for one list at a time, which many share."""
         lists: list[Deferred[Any]] = [Deferred(), Deferred()]
@@ -142,20 +128,38 @@ class BuildTests(TrackingCase):
         self.assertEqual({tag: relations[tag] for tag in ("web:0", "web:1")}, {"web:0": "made", "web:1": "used"})
 
     def test_slow_list(self) -> None:
-        """A build does not wait long for the list: its names count as there before, and the image goes by its age."""
-        for created, relation in ((10_000_002, "made"), (5, "used")):
+        """A build does not wait long for the list: then its names are asked for alone, and the image's label decides.
+
+        An image's age tells nothing.
+        """
+        for label, created, relation in (("ours", 5, "made"), ("theirs", 10_000_002, "used"), ("", 10_000_002, "used")):
             self.setUp()
+            labels = {LABEL: self.job_id if label == "ours" else label} if label else {}
             slow: Deferred[Any] = Deferred()
-            self.engine.answers["/images/json"] = slow
-            asking = self.ask(request := solve(moby("web:1")))
+            self.engine.answers |= {"/images/json": slow, "/images/old:1/json": {"Id": OTHER}}
+            asking = self.ask(request := solve(moby("web:1,old:1")))
             self.assertNoResult(asking)
-            self.clock.advance(1)
+            self.clock.advance(0.5)
             self.successResultOf(asking)
             slow.callback([])
-            self.engine.answers["/images/json"] = [{"Id": ID, "RepoTags": ["web:1"], "Created": created}]
+            image = {"Id": ID, "RepoTags": ["web:1", "old:1"], "Created": created, "Labels": labels}
+            self.engine.answers["/images/json"] = [image]
             self.successResultOf(self.end(request, answered({"containerimage.digest": ID})))
-            self.assertEqual(self.shown(), [("image", ID, relation), ("image", "web:1", "used")])
+            shown = [("image", "old:1", "used"), ("image", ID, relation), ("image", "web:1", "made")]
+            self.assertEqual(self.shown(), shown)
             self.assertEqual(self.open_intents(), 0)
+
+    def test_slow_engine(self) -> None:
+        """Of the names that an engine does not tell of within a second, either, each counts as there before."""
+        self.engine.answers |= {"/images/json": Deferred(), "/images/slow:1/json": Deferred()}
+        asking = self.ask(request := solve(moby("new:1,slow:1,next:1")))
+        self.clock.advance(0.5)
+        self.assertNoResult(asking)
+        self.clock.advance(0.5)
+        self.successResultOf(asking)
+        self.successResultOf(self.end(request, CANCELLED))
+        [(intent, _)] = self.successResultOf(self.ledger.lost())
+        self.assertEqual(intent.before, (("image", "slow:1"), ("image", "next:1")))
 
     def test_stops_while_listing(self) -> None:
         """A job that ends does not wait for a list."""

@@ -706,12 +706,14 @@ class LostTests(WatcherCase):
             ("image_create", (tag,), (ALL_IMAGES, tag, named), {}, [(*tag, "used"), (*named, "used")]),
             ("image_create", (tag,), (ALL_IMAGES, named), {}, [(*tag, "made"), (*named, "used")]),
             ("image_tag", (tag,), (), {}, [(*tag, "made")]),
-            ("image_build", (tag,), (), {"RepoTags": ["mine:1"]}, both),
-            ("image_build", (tag,), (), {"Created": NOW - 1}, [(*tag, "made"), (*named, "used")]),  # too many before
-            ("image_build", (), (ALL_IMAGES,), {"Labels": ours}, [(*named, "made")]),
-            ("image_build", (), (), {"Labels": ours}, [(*named, "made")]),
-            ("image_build", (), (), {"Labels": ours, "Created": NOW - 1}, []),
-            ("image_build", (), (ALL_IMAGES, named), {"Labels": ours, "Created": NOW - 1}, []),
+            ("image_build", (tag,), (), {"RepoTags": ["mine:1"]}, [(*tag, "made"), (*named, "used")]),  # not listed
+            ("image_build", (tag,), (), {"Labels": ours, "Created": NOW - 1}, both),
+            ("image_build", (tag,), (tag,), {"Labels": ours}, [(*tag, "used"), (*named, "made")]),
+            ("image_build", (), (ALL_IMAGES,), {"Labels": ours, "Created": NOW - 1}, [(*named, "made")]),
+            ("image_build", (), (), {"Labels": ours, "Created": NOW - 1}, [(*named, "made")]),
+            ("image_build", (), (), {}, []),
+            ("image_build", (), (ALL_IMAGES, named), {"Labels": ours}, []),
+            ("image_build", (), (named,), {"Labels": ours}, []),
             ("image_build", (("image", "its:1"),), (ALL_IMAGES,), {}, []),
             ("image_build", (), (ALL_IMAGES,), {"RepoTags": None}, [(*named, "used")]),  # may be anybody's
             ("container_commit", (), (ALL_IMAGES,), {"RepoTags": None}, [(*named, "used")]),

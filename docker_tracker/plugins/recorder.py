@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import Any, Final
@@ -27,7 +28,9 @@ from docker_tracker.builds import BuildOutcome, BuildRequest, BuildStep
 from docker_tracker.engine import query
 from docker_tracker.engine.document import Document
 from docker_tracker.engine.inventory import (
+    IMAGE_JOB_ID_LABEL,
     JOB_ID_LABEL,
+    Seen,
     container_name,
     donors,
     infra_container,
@@ -59,8 +62,8 @@ _MOST_TASKS: Final = 256  # look-ups after answers; further ones are the watcher
 _MOST_NEW: Final = 1024  # containers that wait for a look; likewise
 _MOST_TOGETHER: Final = 64  # containers that one look tells of; their IDs stand in its query
 _LOOK_SECONDS: Final = 0.1  # that a new container waits for others to share its look
-_BEFORE_SECONDS: Final = 1.0  # that a build waits to know what is there before; it can wait two in all
-_MOST_BEFORE: Final = 4096  # images that an intent lists as there before
+# That a build waits for the list of what is there before, and then for single names: it can wait two in all.
+_BEFORE_SECONDS: Final = 0.5
 _MOST_LINES: Final = 1000  # images that one answer in lines may tell of
 _MOST_TAGS: Final = 1000  # that one build may ask for: each is a row of the ledger
 _LONGEST_TAG: Final = 512  # characters, with the registry's name
@@ -99,6 +102,18 @@ class _Course:
     is_brief: bool = False
 
 
+@attrs.frozen(eq=False)
+class _Images:
+    """The images of the engine at one moment.
+
+    :ivar seen: What it lists.
+    :ivar before: The same as an intent has it, for all that share the list.
+    """
+
+    seen: Sequence[Seen]
+    before: tuple[Reference, ...]
+
+
 class Recorder(Interceptor):
     """Records what a job makes.
 
@@ -134,7 +149,7 @@ class Recorder(Interceptor):
         self._looked_at: Sequence[_Course] = ()
         self._timer: IDelayedCall | None = None
         self._waiting: list[Deferred[None]] = []
-        self._asking: list[Deferred[list[Any]]] = []
+        self._asking: list[Deferred[_Images]] = []
         self._listing: Deferred[Any] | None = None
 
     def wants(self, operation: Operation) -> Stage:
@@ -253,7 +268,7 @@ class Recorder(Interceptor):
             intent.led_to("image", identifier, attributes=attributes),
             *(intent.led_to("image", tag, name=tag, parent=identifier, attributes=attributes) for _, tag in names),
         ]
-        known = ALL_IMAGES in intent.before  # else the image's age is still to be asked for
+        known = ALL_IMAGES in intent.before  # else the image's label is still to be asked for
         await self._ledger.record(course.number, course.made, State.DONE if known else None)
         if not known:
             self._later([course], self._look_at_images(course))
@@ -357,7 +372,7 @@ class Recorder(Interceptor):
         """Return what of all that a create may lead to is there already."""
         operation = call.operation
         if operation.kind == "image" and (operation.response is ResponseBody.LINES or operation.name == _COMMIT):
-            return await self._images_before(names)
+            return await self._images_before()
         found = []
         for kind, name in names:
             if kind in ("volume", "image", "plugin"):
@@ -368,21 +383,34 @@ class Recorder(Interceptor):
                 found += [("volume", name) for name in volumes_of(await self._donor(container))]
         return tuple(found)
 
-    async def _images_before(self, names: tuple[Reference, ...]) -> tuple[Reference, ...]:
-        images = [("image", name) for seen in await self._images_now() for name in seen.called]
-        return (ALL_IMAGES, *images) if len(images) < _MOST_BEFORE else tuple({*images}.intersection(names))
+    async def _images_before(self) -> tuple[Reference, ...]:
+        return (await self._images_now()).before
 
     async def _images_before_a_build(self, names: tuple[Reference, ...]) -> tuple[Reference, ...]:
-        """As `_images_before`, but a build cannot wait long: what is not known in time counts as there before."""
-        looking = Deferred.fromCoroutine(self._images_before(names))
-        try:
-            return await looking.addTimeout(_BEFORE_SECONDS, self._clock)
-        except DeferredTimeout:
-            return names
+        """As `_images_before`, but a build cannot wait long.
 
-    async def _images_now(self) -> list[Any]:
+        An engine that is slow to list its images is asked for the names alone; what is not known in time counts as
+        there before.
+        """
+        listing = Deferred.fromCoroutine(self._images_before())
+        try:
+            return await listing.addTimeout(_BEFORE_SECONDS, self._clock)
+        except DeferredTimeout:
+            before = [*names]
+        asking = Deferred.fromCoroutine(self._drop_new(before))
+        with suppress(DeferredTimeout):  # the others stay
+            await asking.addTimeout(_BEFORE_SECONDS, self._clock)
+        return tuple(before)
+
+    async def _drop_new(self, references: list[Reference]) -> None:
+        """Take out one after the other of what is not there."""
+        for reference in [*references]:
+            if not await self._may_be_there(*reference):
+                references.remove(reference)
+
+    async def _images_now(self) -> _Images:
         """Return the images that are there now; all that ask while a list is under way share the next one."""
-        answer: Deferred[list[Any]] = Deferred()
+        answer: Deferred[_Images] = Deferred()
         self._asking.append(answer)
         if self._listing is None:
             self._list()
@@ -392,7 +420,7 @@ class Recorder(Interceptor):
         asking, self._asking = self._asking, []
         self._listing = listing = Deferred.fromCoroutine(self._images())
 
-        def done(result: list[Any] | Failure) -> None:
+        def done(result: _Images | Failure) -> None:
             self._listing = None
             for answer in asking:
                 if not answer.called:  # its client has not left
@@ -555,11 +583,12 @@ class Recorder(Interceptor):
         told = {resource.identifier for resource in course.made}
         wanted = told | {name for _, name in course.intent.names}
         found: list[Resource] = []
-        images = await self._images_now()
+        images = (await self._images_now()).seen
         for seen in images:
             tags = wanted.intersection(seen.names)
             if tags or seen.identifier in wanted:
-                found.append(course.intent.led_to("image", seen.identifier, created=seen.created))
+                labelled = seen.labels.get(IMAGE_JOB_ID_LABEL) == self._job_id
+                found.append(course.intent.led_to("image", seen.identifier, labelled=labelled))
                 found += [course.intent.led_to("image", tag, name=tag, parent=seen.identifier) for tag in sorted(tags)]
         if ALL_IMAGES in course.intent.before:  # else nobody knows which of the steps were there before
             steps = nameless_ancestors(images, [resource.identifier for resource in found])
@@ -593,10 +622,11 @@ class Recorder(Interceptor):
             if await self._engine.get(inspect_path(resource.kind, resource.identifier)) is None:
                 await self._ledger.removed(resource.kind, [resource.identifier])
 
-    async def _images(self) -> list[Any]:
+    async def _images(self) -> _Images:
         call = list_call("image")
         assert call is not None
-        return listed("image", await self._engine.get(*call))
+        seen = listed("image", await self._engine.get(*call))
+        return _Images(seen, (ALL_IMAGES, *(("image", name) for each in seen for name in each.called)))
 
     def _removed(self, call: Call, document: Document) -> None:
         gone = removed_by_answer(call, document)

@@ -346,15 +346,15 @@ def _images_led_to(
     """
     tags = [name for name in seen.names if ("image", name) in intent.names or name in told]
     known = ("image", seen.identifier) in owned
-    new = ALL_IMAGES in intent.before and ("image", seen.identifier) not in intent.before and not known
-    young = seen.created >= int(intent.started)
+    listed = ALL_IMAGES in intent.before
+    new = ("image", seen.identifier) not in intent.before and not known
     labelled = seen.labels.get(IMAGE_JOB_ID_LABEL) == intent.job_id and intent.operation != "image_load"
-    if tags or (labelled and not known and (new or young)):
+    if tags or (labelled and new):
         found = [intent.led_to("image", tag, name=tag, parent=seen.identifier) for tag in tags]
         if intent.operation == "image_tag":
             return found
-        return [intent.led_to("image", seen.identifier, created=seen.created), *found]
-    if new and not intent.names:
+        return [intent.led_to("image", seen.identifier, labelled=labelled), *found]
+    if listed and new and not intent.names:
         image = Resource(kind="image", identifier=seen.identifier, relation=Relation.USED)
         others = [name for name in seen.names if "@" not in name]
         return [image, *(attrs.evolve(image, identifier=tag, name=tag, parent=seen.identifier) for tag in others)]
