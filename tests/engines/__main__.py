@@ -28,6 +28,7 @@ from tests.engines.page import problems, write
 from tests.engines.place import CGROUP, Engine, Tracker
 from tests.engines.ways import VOLUME_IMAGE, WAYS, Way
 from tests.support.dockerd import PrivateEngine
+from tests.support.engine import remove_cgroup
 
 VARIABLE = "DOCKER_TRACKER_ENGINES"
 UP_SECONDS = 300
@@ -133,18 +134,6 @@ def _short(cell: dict[str, str]) -> str:
     return str(wrong) if wrong else "yes"
 
 
-def sweep_cgroups() -> None:
-    """Remove the cgroup parent; engines leave it behind, empty."""
-    for top in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").glob("*/")):
-        parent = top / CGROUP.strip("/")
-        if parent.is_dir():
-            for directory in sorted(parent.glob("**/"), reverse=True):
-                try:
-                    directory.rmdir()
-                except OSError:
-                    break  # something still runs in it
-
-
 def main(arguments: list[str]) -> int:
     """Run. :returns: the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.engines", description=(__doc__ or "").partition("\n")[0])
@@ -169,7 +158,7 @@ def main(arguments: list[str]) -> int:
         results["engines"][engine.name] = told
         for way, cell in cells.items():
             results["cells"][way][engine.name] = cell
-        sweep_cgroups()
+        remove_cgroup(CGROUP)
     found = problems(results)
     for problem in found:
         sys.stdout.write(f"does not hold: {problem}\n")

@@ -15,7 +15,7 @@ import unittest
 import uuid
 from pathlib import Path
 
-from tests.support.builds import BuildCase
+from tests.support.builds import CGROUP, BuildCase
 from tests.support.daemon import ROOT
 from tests.support.engine import engine_address, require_program
 
@@ -23,7 +23,7 @@ from tests.support.engine import engine_address, require_program
 class RestTests(BuildCase):
     """BuildKit behind ``POST /build?version=2``."""
 
-    options = ("--interceptors=labels,cgroup-parent,recorder,audit", "--cgroup-parent=/dt-builds")
+    options = ("--interceptors=labels,cgroup-parent,recorder,audit", f"--cgroup-parent={CGROUP}")
     has_buildx = False
 
     def setUp(self) -> None:
@@ -48,7 +48,7 @@ class RestTests(BuildCase):
 class BuildxTests(BuildCase):
     """Clients that drive BuildKit over ``/grpc``."""
 
-    options = ("--interceptors=labels,cgroup-parent,recorder,audit", "--cgroup-parent=/dt-builds")
+    options = ("--interceptors=labels,cgroup-parent,recorder,audit", f"--cgroup-parent={CGROUP}")
 
     def setUp(self) -> None:
         self.begin_with_buildx()
@@ -89,7 +89,7 @@ class BuildxTests(BuildCase):
         arguments = ("build", "--cgroup-parent=/theirs", "--no-cache", "--tag", f"{self.mark}:1", ".")
         status, _, errors = self.run_client(*arguments)
         self.assertEqual(status, 0, errors)
-        self.assertIn(":/dt-builds/", errors)
+        self.assertIn(f":{CGROUP}/", errors)
         self.assertNotIn(":/theirs", errors)
 
     def test_fails_as_it_is(self) -> None:

@@ -15,12 +15,11 @@ import unittest
 import uuid
 from pathlib import Path
 
-from tests.support.builds import CLIENT_SECONDS, BuildCase
+from tests.support.builds import CGROUP, CLIENT_SECONDS, BuildCase
 from tests.support.daemon import ROOT
 
 GO_VARIABLE = "DOCKER_TRACKER_TEST_GO"
 PATH_VARIABLE = "DOCKER_TRACKER_TEST_GOPATH"
-CGROUP = "/dt-builds"
 COMPILE_SECONDS = 600
 PROGRAM = ROOT / ".cache" / "go" / "solve"
 

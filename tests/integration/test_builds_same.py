@@ -20,7 +20,7 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tests.support.builds import CLIENT_SECONDS, BuildCase
+from tests.support.builds import CGROUP, CLIENT_SECONDS, BuildCase
 from tests.support.plain_progress import told
 
 CONTEXT_MIB = int(os.environ.get("DOCKER_TRACKER_TEST_CONTEXT_MIB", "300"))
@@ -226,8 +226,8 @@ class SameTests(BuildCase):
     def test_own_cgroup_parent(self) -> None:
         """The client's own cgroup parent is the steps', since none is set here."""
         files = {"Dockerfile": "FROM busybox:local\nRUN sed s/[^/]*$// /proc/self/cgroup # {mark}\n"}
-        self.same("build", "-t", TAG, "--cgroup-parent=/dt-own", ".", files=files)
-        self.assertIn(":/dt-own/", self.outputs)
+        self.same("build", "-t", TAG, f"--cgroup-parent={CGROUP}", ".", files=files)
+        self.assertIn(f":{CGROUP}/", self.outputs)
 
     def test_platforms(self) -> None:
         """Two platforms at once, where the engine has the containerd store; else they are refused."""

@@ -23,7 +23,7 @@ import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.daemon import Daemon
-from tests.support.engine import engine_address, require_program
+from tests.support.engine import engine_address, remove_cgroup, require_program
 
 IMAGE = "busybox:local"
 SECONDS = 60
@@ -57,6 +57,7 @@ def labelled(command: str) -> Step:
     return Step(command, labelled=True)
 
 
+CGROUP = "/docker-tracker-cli"
 RUN = f"run --rm --name NAME {IMAGE}"
 
 THEMES: dict[str, tuple[Step | str, ...]] = {
@@ -89,7 +90,7 @@ THEMES: dict[str, tuple[Step | str, ...]] = {
         f"run --rm --init -w /tmp -e A=b -u 1:1 --name NAME {IMAGE} sh -c pwd;id;env",
         f"run --rm -v NAME:/x --tmpfs /y --name NAME {IMAGE} ls -d /x /y",
         "volume rm NAME",
-        f"run --rm --cgroup-parent=/no/such -m 32m --name NAME {IMAGE} true",
+        f"run --rm --cgroup-parent={CGROUP} -m 32m --name NAME {IMAGE} true",
         f"run -d --rm --name NAME-2 {IMAGE} sleep 1000",
         "kill NAME-2",
         f"create --name NAME-3 {IMAGE} echo started",
@@ -384,6 +385,7 @@ def theme_test(theme: str) -> Callable[[CommandLineTests], None]:
 
 class CommandLineTests(SynchronousTestCase):
     def setUp(self) -> None:
+        self.addCleanup(remove_cgroup, CGROUP)
         self.engine = engine_address()
 
     def daemon(self, *options: str) -> Daemon:

@@ -6,19 +6,19 @@ import shutil
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.engines.__main__ import abilities, sweep_cgroups
+from tests.engines.__main__ import abilities
 from tests.engines.checks import Cell, go
 from tests.engines.page import problems
-from tests.engines.place import Engine, Tracker
+from tests.engines.place import CGROUP, Engine, Tracker
 from tests.engines.ways import VOLUME_IMAGE, WAYS
-from tests.support.engine import engine_address
+from tests.support.engine import engine_address, remove_cgroup
 
 
 class EngineTests(SynchronousTestCase):
     def test_ways(self) -> None:
         """What does not hold has a reason; a swarm's things are left out, as the engine is shared."""
         engine = Engine(name="docker-20.10", address=engine_address(), cli=shutil.which("docker") or "")
-        self.addCleanup(sweep_cgroups)
+        self.addCleanup(remove_cgroup, CGROUP)
         self.addCleanup(engine.remove, "image", VOLUME_IMAGE)
         able = abilities(engine, swarm=False)
         cells: dict[str, dict[str, Cell]] = {}

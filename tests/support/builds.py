@@ -23,10 +23,12 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.daemon import Daemon
+from tests.support.engine import remove_cgroup
 
 CLIENT_VARIABLE = "DOCKER_TRACKER_TEST_BUILDX"
 ENGINE_VARIABLE = "DOCKER_TRACKER_TEST_BUILDX_ENGINE"
 CLIENT_SECONDS = 120
+CGROUP = "/docker-tracker-builds"
 DOCKERFILE = "FROM busybox:local\nRUN echo {mark} > /made\nLABEL theirs=1 docker-tracker.job-id=forged\n"
 
 
@@ -61,6 +63,7 @@ class BuildCase(SynchronousTestCase):
             f"--engine={engine}", f"--listen=unix://{listen}", f"--audit-log={self.audit_log}", *self.options
         )
         self.daemon.socket_path = listen
+        self.addCleanup(remove_cgroup, CGROUP)
         self.addCleanup(self.daemon.discard)
         self.addCleanup(self.remove_images)
         self.daemon.start()

@@ -15,6 +15,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
+from docker_tracker.cgroups import hierarchies
 from tests.support.dockerd import PrivateEngine, why_impossible
 
 ADDRESS_VARIABLE = "DOCKER_TRACKER_TEST_ENGINE"
@@ -48,6 +49,17 @@ def discard(engine: PrivateEngine) -> None:
     """Stop a private engine and remove its directory, logs included."""
     engine.stop()
     shutil.rmtree(engine.directory)
+
+
+def remove_cgroup(parent: str) -> None:
+    """Remove the cgroup that was asked for as the parent of something, which engines leave behind, empty.
+
+    :param parent: Its path within each hierarchy, with a leading slash.
+    :raises OSError: something still runs in it.
+    """
+    for hierarchy in hierarchies():
+        for folder, _, _ in os.walk(hierarchy.path / parent[1:], topdown=False):
+            os.rmdir(folder)
 
 
 def require_program(name: str, package: str) -> str:
