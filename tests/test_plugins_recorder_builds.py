@@ -141,12 +141,34 @@ class BuildTests(TrackingCase):
             self.assertNoResult(asking)
             self.clock.advance(0.5)
             self.successResultOf(asking)
-            slow.callback([])
             image = {"Id": ID, "RepoTags": ["web:1", "old:1"], "Created": created, "Labels": labels}
             self.engine.answers["/images/json"] = [image]
             self.successResultOf(self.end(request, answered({"containerimage.digest": ID})))
+            slow.callback([])
             shown = [("image", "old:1", "used"), ("image", ID, relation), ("image", "web:1", "made")]
             self.assertEqual(self.shown(), shown)
+            self.assertEqual(self.open_intents(), 0)
+
+    def test_late_list(self) -> None:
+        """A list that comes while it is built tells that an image is new, and what it has may be anybody's.
+
+        The tags were asked for one by one; one that fails to come leaves it to the label.
+        """
+        for listed, relation in (
+            ([{"Id": OTHER, "RepoTags": ["web:1"]}], "made"),
+            ([{"Id": ID, "RepoTags": ["web:1"]}], "used"),
+            (EngineError("it is slow", 504), "used"),
+        ):
+            self.setUp()
+            slow: Deferred[Any] = Deferred()
+            self.engine.answers["/images/json"] = slow
+            asking = self.ask(request := solve(moby("web:1")))
+            self.clock.advance(0.5)
+            self.successResultOf(asking)
+            self.engine.answers["/images/json"] = [{"Id": ID, "RepoTags": ["web:1"]}]
+            slow.callback(listed) if isinstance(listed, list) else slow.errback(listed)
+            self.successResultOf(self.end(request, answered({"containerimage.digest": ID})))
+            self.assertEqual(self.shown(), [("image", ID, relation), ("image", "web:1", "made")])
             self.assertEqual(self.open_intents(), 0)
 
     def test_slow_engine(self) -> None:

@@ -93,6 +93,7 @@ class _Course:
     :ivar made: What the answer told of.
     :ivar settled: Whether nothing is left to do.
     :ivar is_brief: Whether it is a container that the engine removes when it ends.
+    :ivar late: The images that were there, if they were listed only after a build was let go on.
     """
 
     intent: Intent
@@ -100,6 +101,7 @@ class _Course:
     made: list[Resource] = attrs.field(factory=list)
     settled: bool = False
     is_brief: bool = False
+    late: Sequence[Reference] = ()
 
 
 @attrs.frozen(eq=False)
@@ -249,7 +251,9 @@ class Recorder(Interceptor):
             if sum(each.count(",") + bool(each) for each in lists) > _MOST_TAGS:
                 raise RefusedError(f"the build's image is to have more than {_MOST_TAGS} tags: give it fewer", 400)
             names = _tags(*lists)
-            course = await self._intended(exchange, "image", names, partial(self._images_before_a_build, names))
+            late: list[Reference] = []
+            course = await self._intended(exchange, "image", names, partial(self._images_before_a_build, names, late))
+            course.late = late
             _builds(exchange)[request.call] = course
 
     async def build_finished(self, exchange: Exchange, request: BuildRequest, outcome: BuildOutcome) -> None:
@@ -262,6 +266,9 @@ class Recorder(Interceptor):
             state = State.LOST if outcome.forwarded else State.FAILED
             self._told(self._ledger.settle(course.number, state))
             return
+        if course.late:  # which was before the image was told of: what is not in it is new, but for the names
+            late = (reference for reference in course.late if reference not in course.intent.names)
+            course.intent = attrs.evolve(course.intent, before=(*course.intent.before, *late))
         intent, attributes = course.intent, _who(exchange)
         names = dict.fromkeys((*intent.names, *_tags(outcome.answer.get(_ANSWERED_NAMES, ""))))
         course.made = [
@@ -386,15 +393,29 @@ class Recorder(Interceptor):
     async def _images_before(self) -> tuple[Reference, ...]:
         return (await self._images_now()).before
 
-    async def _images_before_a_build(self, names: tuple[Reference, ...]) -> tuple[Reference, ...]:
+    async def _images_before_a_build(
+        self, names: tuple[Reference, ...], late: list[Reference]
+    ) -> tuple[Reference, ...]:
         """As `_images_before`, but a build cannot wait long.
 
         An engine that is slow to list its images is asked for the names alone; what is not known in time counts as
         there before.
+
+        :param late: Gets what is listed too late.
         """
-        listing = Deferred.fromCoroutine(self._images_before())
+        given: Deferred[tuple[Reference, ...]] = Deferred()
+
+        def done(result: tuple[Reference, ...] | Failure) -> None:
+            if not given.called:
+                given.callback(result)
+            elif not isinstance(result, Failure):
+                late.extend(result)
+            elif not result.check(CancelledError):  # type: ignore[no-untyped-call]
+                self._complain(result, "what was there before a build could not be listed")
+
+        Deferred.fromCoroutine(self._images_before()).addBoth(done)
         try:
-            return await listing.addTimeout(_BEFORE_SECONDS, self._clock)
+            return await given.addTimeout(_BEFORE_SECONDS, self._clock)
         except DeferredTimeout:
             before = [*names]
         asking = Deferred.fromCoroutine(self._drop_new(before))
