@@ -79,15 +79,26 @@ def is_version_1(names: Mapping[str, str]) -> bool:
     return any(name != UNIFIED and not name.startswith("name=") for name in names)
 
 
+def uses_version_2(info: Mapping[str, object]) -> bool | None:
+    """Whether an engine does, by its ``/info``; None: it does not say (before API 1.41).
+
+    What a process is in does not tell: a machine may have hierarchies of version 1 that the engine takes no notice of.
+    """
+    return {"1": False, "2": True}.get(str(info.get("CgroupVersion")))
+
+
 def _refuse(problem: str) -> RefusedError:
     return RefusedError(f"the cgroup-parent is caller, but {problem}", 500)
 
 
-def caller_parent(pid: int, systemd: bool, *, rootless: bool = False, proc: Path = PROC) -> str:
+def caller_parent(
+    pid: int, systemd: bool, *, unified: bool | None = None, rootless: bool = False, proc: Path = PROC
+) -> str:
     """Return the cgroup parent for what a process has the engine make.
 
     :param systemd: Whether the engine's cgroup driver is that: then it is the nearest slice that the process is in,
         else its cgroup, or (version 2) the nearest one above it that containers can be put into.
+    :param unified: Whether the engine uses version 2, as `uses_version_2` gave it.
     :param rootless: Whether the engine's systemd is the user's own.
     :raises RefusedError: there is none; says why.
     """
@@ -100,6 +111,8 @@ def caller_parent(pid: int, systemd: bool, *, rootless: bool = False, proc: Path
     found = memberships(pid, proc)
     if not found:
         raise _refuse("the client's process has ended")
+    if unified:
+        found = {UNIFIED: found.get(UNIFIED, "/")}
     if systemd:
         return _slice(found.get(_SYSTEMD, found.get(UNIFIED, "")), rootless)
     if is_version_1(found):
@@ -179,17 +192,20 @@ def own_parent(job_id: str, systemd: bool) -> str:
     return f"docker-tracker-{job_id}.slice" if systemd else f"/docker-tracker/{job_id}"
 
 
-def own_directories(job_id: str, proc: Path = PROC, *, controlled: bool = False) -> list[Path]:
+def own_directories(
+    job_id: str, proc: Path = PROC, *, controlled: bool = False, unified: bool | None = None
+) -> list[Path]:
     """Return the directories of a job's own cgroup under the driver cgroupfs, whether they are there or not.
 
     The engine makes them in all hierarchies.
 
     :param controlled: Only where resources are controlled; by the others systemd knows whose its processes are.
+    :param unified: Whether the engine uses version 2, as `uses_version_2` gave it.
     """
     found = hierarchies(proc)
     old = [each for each in found if any(not name.startswith("name=") for name in each.controllers)]
     if controlled:
-        found = old or [each for each in found if each.unified]
+        found = old if old and not unified else [each for each in found if each.unified]
     return [each.path / own_parent(job_id, False)[1:] for each in found]
 
 

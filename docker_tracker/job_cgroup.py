@@ -41,12 +41,14 @@ class JobCgroup:
 
     :ivar systemd: Whether the engine's cgroup driver is that (``CgroupDriver`` in its ``/info``).
     :ivar proc: Where the kernel's process files are.
+    :ivar unified: Whether the engine uses version 2, as `cgroups.uses_version_2` gave it.
     """
 
     reactor: ICgroupReactor
     job_id: str
     systemd: bool
     proc: Path = PROC
+    unified: bool | None = None
 
     @property
     def parent(self) -> str:
@@ -54,7 +56,7 @@ class JobCgroup:
         return cgroups.own_parent(self.job_id, self.systemd)
 
     def _directories(self, controlled: bool = True) -> list[Path]:
-        return cgroups.own_directories(self.job_id, self.proc, controlled=controlled)
+        return cgroups.own_directories(self.job_id, self.proc, controlled=controlled, unified=self.unified)
 
     async def make(self) -> None:
         """Make it; if it is there already, nothing changes.

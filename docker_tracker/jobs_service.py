@@ -18,6 +18,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from docker_tracker.cgroups import uses_version_2
 from docker_tracker.control.door import ControlService
 from docker_tracker.control.peer import Who
 from docker_tracker.counts import Counts
@@ -186,7 +187,7 @@ class _Cgroups:
 
     async def _of(self, job: IJob) -> JobCgroup:
         info = await self.engine.get("/info")
-        return JobCgroup(self.reactor, job.id, info.get("CgroupDriver") == "systemd")
+        return JobCgroup(self.reactor, job.id, info.get("CgroupDriver") == "systemd", unified=uses_version_2(info))
 
     async def make(self, job: IJob) -> None:
         """Make it, and put the process that the job ends with into it, if that can be."""

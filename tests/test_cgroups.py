@@ -15,7 +15,14 @@ from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
 from docker_tracker import cgroups, job_cgroup
-from docker_tracker.cgroups import Hierarchy, caller_parent, hierarchies, memberships, own_directories
+from docker_tracker.cgroups import (
+    Hierarchy,
+    caller_parent,
+    hierarchies,
+    memberships,
+    own_directories,
+    uses_version_2,
+)
 from docker_tracker.errors import RefusedError
 from docker_tracker.job import Process
 from docker_tracker.job_cgroup import JobCgroup
@@ -140,6 +147,23 @@ class CallerTests(_Case):
         (self.proc / "self/ns/cgroup").symlink_to("cgroup:[4026532000]")
         self.assertIn("--cgroupns=host", self.problem("2:pids:/a\n"))
 
+    def test_engine_of_version_2(self) -> None:
+        """Where the engine uses version 2, hierarchies of version 1 that the machine also has are passed over."""
+        self.version_2(**{"a": "", "a/b": "7\n", "a.slice": ""})
+        (self.proc / "7/cgroup").write_text("2:net_cls:/n\n1:name=systemd:/\n0::/a/b\n")
+        for unified, expected in ((None, "/n"), (False, "/n"), (True, "/a")):
+            self.assertEqual(caller_parent(7, False, unified=unified, proc=self.proc), expected)
+        (self.proc / "7/cgroup").write_text("2:net_cls:/n\n1:name=systemd:/\n0::/a.slice/b.service\n")
+        self.assertEqual(caller_parent(7, True, unified=True, proc=self.proc), "a.slice")
+        (self.proc / "7/cgroup").write_text("2:net_cls:/n\n")
+        error = self.assertRaises(RefusedError, caller_parent, 7, False, unified=True, proc=self.proc)
+        self.assertIn("neither its client's cgroup / nor", error.message)
+
+    def test_what_engines_say(self) -> None:
+        """An engine says which version it uses, or nothing."""
+        for info, expected in (({"CgroupVersion": "1"}, False), ({"CgroupVersion": "2"}, True), ({}, None)):
+            self.assertEqual(uses_version_2(info), expected)
+
     def version_2(self, **processes: str) -> None:
         self.mount(unified="")
         for path, text in processes.items():
@@ -195,14 +219,17 @@ class OwnTests(_Case):
 
     def test_directories(self) -> None:
         """It is where resources are controlled; the engine makes others, too, which are removed as well."""
-        for mounts, controlled in (
-            ({"pids": "pids", "systemd": "name=systemd", "unified": ""}, ["pids"]),
-            ({"systemd": "name=systemd", "unified": ""}, ["unified"]),
-            ({"unified": ""}, ["unified"]),
+        for mounts, unified, controlled in (
+            ({"pids": "pids", "systemd": "name=systemd", "unified": ""}, None, ["pids"]),
+            ({"pids": "pids", "systemd": "name=systemd", "unified": ""}, False, ["pids"]),
+            ({"pids": "pids", "systemd": "name=systemd", "unified": ""}, True, ["unified"]),
+            ({"pids": "pids"}, True, []),
+            ({"systemd": "name=systemd", "unified": ""}, None, ["unified"]),
+            ({"unified": ""}, None, ["unified"]),
         ):
             self.mount(**mounts)
             below = "docker-tracker/abc"
-            directories = own_directories("abc", self.proc, controlled=True)
+            directories = own_directories("abc", self.proc, controlled=True, unified=unified)
             self.assertEqual(directories, [self.mounted / name / below for name in controlled])
             self.assertEqual(own_directories("abc", self.proc), [self.mounted / name / below for name in mounts])
 

@@ -220,6 +220,9 @@ class CgroupParentTests(SynchronousTestCase):
         self.assertEqual(self.engine.asked, ["/info"])
         interceptor = self.interceptor("caller", SYSTEMD, self.client("0::/a.slice/b.scope\n"))
         self.assertEqual(self.sent(interceptor, "{}", me), '{"HostConfig":{"CgroupParent":"a.slice"}}')
+        mixed = {"/info": {"CgroupDriver": "systemd", "CgroupVersion": "2"}}
+        interceptor = self.interceptor("caller", mixed, self.client("1:name=systemd:/\n0::/a.slice/b.scope\n"))
+        self.assertEqual(self.sent(interceptor, "{}", me), '{"HostConfig":{"CgroupParent":"a.slice"}}')
         rootless = {"/info": {"CgroupDriver": "systemd", "SecurityOptions": ["name=seccomp", "name=rootless"]}}
         proc = self.client("0::/user.slice/user-7.slice/user@7.service/b.slice/b.scope\n")
         sent = self.sent(self.interceptor("caller", rootless, proc), "{}", me)

@@ -13,7 +13,7 @@ import attrs
 from twisted.logger import Logger
 
 from docker_tracker.builds import BuildEdit, BuildRequest
-from docker_tracker.cgroups import caller_parent, own_parent
+from docker_tracker.cgroups import caller_parent, own_parent, uses_version_2
 from docker_tracker.engine import query
 from docker_tracker.engine.document import Document
 from docker_tracker.engine.operation import Operation
@@ -164,7 +164,7 @@ class Parent:
         return not major.isdecimal() or int(major) >= _TAKES_IT
 
     def _of_caller(self, peer: Peer, systemd: bool) -> str:
-        proc = self.own.proc
+        proc, info = self.own.proc, self._info or {}
         if not peer.pid:
             raise RefusedError(
                 "the cgroup-parent is caller, but this client's process is not known:"
@@ -172,9 +172,11 @@ class Parent:
                 500,
             )
         process = identify(peer, proc)
-        security = (self._info or {}).get("SecurityOptions") or ()
+        rootless = "name=rootless" in (info.get("SecurityOptions") or ())
         value = (
-            "" if process is None else caller_parent(peer.pid, systemd, rootless="name=rootless" in security, proc=proc)
+            ""
+            if process is None
+            else caller_parent(peer.pid, systemd, unified=uses_version_2(info), rootless=rootless, proc=proc)
         )
         now = status(peer.pid, proc)
         if process is None or now is None or now.started != process.started:
