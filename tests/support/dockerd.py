@@ -45,6 +45,12 @@ mount --make-rshared / && mount -t tmpfs -o mode=755 tmpfs /run && ln -s "$1/doc
 busybox ip link set lo up && shift && exec "$@"
 """
 
+# Engines decide by the kind of file system at that place (containerd/cgroups: utils.go, Mode). The mount that is there
+# is moved: to mount it anew would take the whole machine its options (kernel: cgroup.c, apply_cgroup_root_flags).
+_UNIFIED = """
+mount --bind {unified} "$1/tmp" && umount --recursive {root} && mount --move "$1/tmp" {root} &&
+"""
+
 _CONTAINERD_CONFIG = """\
 version = 2
 root = "{directory}/containerd"
@@ -59,9 +65,10 @@ class EngineError(Exception):
     """The private engine can't be had, with one sentence that says why."""
 
 
-def why_impossible() -> str | None:
+def why_impossible(unified: bool = False) -> str | None:
     """Say why this machine can't run a private engine.
 
+    :param unified: one with cgroups of version 2 alone.
     :returns: one clause without a full stop, or None if nothing speaks against it.
     """
     if os.geteuid() != 0:
@@ -69,7 +76,15 @@ def why_impossible() -> str | None:
     missing = [program for program in NEEDED_PROGRAMS if shutil.which(program, path=PROGRAM_PATH) is None]
     if missing:
         return f"a private engine needs {', '.join(missing)} (Debian: docker.io, iptables, util-linux, busybox-static)"
+    if unified and unified_hierarchy() is None:
+        return "no cgroups of version 2 are mounted"
     return None
+
+
+def unified_hierarchy() -> Path | None:
+    """Give where cgroups of version 2 are mounted in this process's mount namespace; None: nowhere."""
+    lines = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return next((Path(fields[1]) for fields in lines if fields[2] == "cgroup2"), None)
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -91,11 +106,13 @@ class PrivateEngine:
 
     :param directory: where all its files go: made if absent, on a disk (not under /run), its path 60 bytes at most.
     :param options: further options of dockerd.
+    :param unified: it sees cgroups of version 2 alone, with the controllers that no hierarchy of version 1 has.
     """
 
-    def __init__(self, directory: Path | str, options: tuple[str, ...] = ()) -> None:
+    def __init__(self, directory: Path | str, options: tuple[str, ...] = (), unified: bool = False) -> None:
         self.directory = Path(directory).resolve()
         self.options = options
+        self.unified = unified
         self.socket_path = self.directory / "docker.sock"
         self.address = f"unix://{self.socket_path}"
         self.cgroup_parent = f"/{CGROUP_PREFIX}{self.directory.name}"
@@ -116,7 +133,7 @@ class PrivateEngine:
 
         :raises EngineError: this machine can't, or the engine did not come up; nothing is left running then.
         """
-        reason = why_impossible()
+        reason = why_impossible(self.unified)
         if reason is not None:
             raise EngineError(reason)
         if len(os.fsencode(self.directory)) > MAX_DIRECTORY_BYTES:
@@ -221,7 +238,8 @@ class PrivateEngine:
     def _start_containerd(self) -> None:
         containerd = ["containerd", "--config", str(self.directory / "containerd.toml")]
         namespaces = ["unshare", "--net", "--mount", "--propagation=private", "--"]
-        self._spawn("containerd", [*namespaces, "sh", "-c", _ENTER, "sh", str(self.directory), *containerd])
+        mounts = _UNIFIED.format(unified=unified_hierarchy(), root=CGROUP_ROOT) if self.unified else ""
+        self._spawn("containerd", [*namespaces, "sh", "-c", mounts + _ENTER, "sh", str(self.directory), *containerd])
         self._wait_for("containerd", (self.directory / "containerd.sock").exists)
 
     def _start_dockerd(self) -> None:
