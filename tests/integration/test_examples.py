@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -14,26 +13,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.daemon import ROOT, Daemon
 from tests.support.engine import docker, engine_address
+from tests.support.installed import run
 
 EXAMPLES = ROOT / "docs" / "examples"
-
-
-def run(*command: str | Path, cwd: Path, status: int = 0) -> str:
-    """Run a command without the checkout on Python's path. :returns: its output, with its errors."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [str(word) for word in command],
-        cwd=cwd,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=600,
-    )
-    if done.returncode != status:
-        raise AssertionError(f"{command} ended with {done.returncode}:\n{done.stdout}")
-    return done.stdout
 
 
 class FileTests(SynchronousTestCase):

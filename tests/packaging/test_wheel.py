@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 import tempfile
 import venv
@@ -14,6 +12,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.daemon import ROOT, Daemon
+from tests.support.installed import run
 
 EXPECTED = (
     r"docker_tracker/py\.typed",
@@ -25,24 +24,6 @@ EXPECTED = (
     r"docker_tracker-[^/]+\.dist-info/licenses/LICENSE",
 )
 FORBIDDEN = r"(tests|demo|docs|\.venv)/|twisted/(plugins/)?__init__\.py|.*\.pyc|.*dropin\.cache"
-
-
-def run(*command: str | Path, cwd: Path = ROOT, status: int = 0) -> str:
-    """Run a command without the checkout on Python's path. :returns: its output, with its errors."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [str(word) for word in command],
-        cwd=cwd,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=600,
-    )
-    if done.returncode != status:
-        raise AssertionError(f"{command} ended with {done.returncode}:\n{done.stdout}")
-    return done.stdout
 
 
 class WheelTests(SynchronousTestCase):
