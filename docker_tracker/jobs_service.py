@@ -28,7 +28,9 @@ from docker_tracker.interfaces import IEngine, IJob
 from docker_tracker.job import DEFAULT, ReapReport
 from docker_tracker.job_cgroup import JobCgroup
 from docker_tracker.job_record import Job
+from docker_tracker.own_container import OwnContainer
 from docker_tracker.private_state import Places, alive_elsewhere, is_private, sweep
+from docker_tracker.processes import PROC
 from docker_tracker.tracking.jobs import MOST_PAST, Door, Jobs
 from docker_tracker.tracking.reaper import Reaper
 from docker_tracker.tracking.reconciler import Reconciler
@@ -192,6 +194,12 @@ class _Cgroups:
     async def make(self, job: IJob) -> None:
         """Make it, and put the process that the job ends with into it, if that can be."""
         cgroup = await self._of(job)
+        if not cgroup.systemd and await OwnContainer(self.engine, PROC).hides_cgroups():
+            raise RefusedError(
+                "a cgroup of the job's own cannot be made: the tracker does not see the engine's cgroups:"
+                " start its container with --cgroupns=host",
+                500,
+            )
         await cgroup.make()
         process = job.request.ends.process
         if process is not None:

@@ -56,14 +56,29 @@ class OwnContainer:
         :raises RefusedError: we are in no container, or in one that tells nothing of its cgroup.
         :raises docker_tracker.errors.EngineError: the engine could not be asked.
         """
+        found = await self._found()
+        if found is not None:
+            return _configured(found[1]) or self._actual(*found, systemd)
         identifiers = self.identifiers()
         if not identifiers:
             raise _refuse("it runs in no container")
-        for identifier in identifiers:
+        raise _refuse(f"its container {identifiers[0][:12]} is not one of this engine's")
+
+    async def hides_cgroups(self) -> bool:
+        """Whether our container has a cgroup name space of its own, so that the engine's paths are others in it.
+
+        :raises docker_tracker.errors.EngineError: the engine could not be asked.
+        """
+        found = await self._found()
+        return found is not None and _of_host_config(found[1], "CgroupnsMode") == "private"
+
+    async def _found(self) -> tuple[str, dict[str, Any]] | None:
+        """Return our container's ID, and what the engine says of it; None: it is in none of this engine's."""
+        for identifier in self.identifiers():
             container = await self.engine.get(f"/containers/{identifier}/json")
             if isinstance(container, dict):
-                return _configured(container) or self._actual(identifier, container, systemd)
-        raise _refuse(f"its container {identifiers[0][:12]} is not one of this engine's")
+                return identifier, container
+        return None
 
     def _actual(self, identifier: str, container: dict[str, Any], systemd: bool) -> str:
         """Return where a container is that was created without a parent, so that the engine took its default."""
@@ -85,6 +100,10 @@ class OwnContainer:
 
 
 def _configured(container: dict[str, Any]) -> str:
+    return _of_host_config(container, "CgroupParent")
+
+
+def _of_host_config(container: dict[str, Any], key: str) -> str:
     host_config = container.get("HostConfig")
-    parent = host_config.get("CgroupParent") if isinstance(host_config, dict) else None
-    return parent if isinstance(parent, str) else ""
+    value = host_config.get(key) if isinstance(host_config, dict) else None
+    return value if isinstance(value, str) else ""

@@ -63,6 +63,14 @@ class OwnContainerTests(SynchronousTestCase):
                 self.assertEqual(self.own({}, mountinfo=mountinfo, cgroup=cgroup).identifiers(), identifiers)
         self.assertEqual(self.own({}).identifiers(), [])
 
+    def test_name_space(self) -> None:
+        """Whether our container has a cgroup name space of its own is known of this engine's only."""
+        for mode, hidden in (("private", True), ("host", False), (None, False)):
+            answers = {f"/containers/{ID}/json": {"HostConfig": {"CgroupnsMode": mode}}}
+            for mountinfo, expected in ((HOSTNAME, hidden), (HOSTNAME.replace(ID, OUTER), False), (ROOT, False)):
+                hides = Deferred.fromCoroutine(self.own(answers, mountinfo=mountinfo).hides_cgroups())
+                self.assertEqual(self.successResultOf(hides), expected)
+
     def test_as_configured(self) -> None:
         """A parent that our container was created with is the one."""
         answers = {f"/containers/{ID}/json": {"HostConfig": {"CgroupParent": "/ci/job"}}}

@@ -17,6 +17,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from docker_tracker.cgroups import UNIFIED, is_empty, memberships, own_directories, remove
 from tests.integration.test_nested import INTERCEPTORS, JOB_ID, WHOSE, NestedCase
 from tests.integration.test_run import LEAK, RunCase
+from tests.integration.test_tracking import ask
 from tests.support.daemon import ROOT, Daemon
 from tests.support.dockerd import IMAGE, unified_hierarchy
 from tests.support.engine import ADDRESS_VARIABLE, DockerError, discard, docker, private_engine, require_program
@@ -191,37 +192,55 @@ class AttributionTests(TrackerCase):
                 self.assertEqual(self.made(self.below(path)), jobs[name])
 
 
-class SelfTests(UnifiedCase):
+class InContainerTests(UnifiedCase):
     """The tracker is in a container of the engine's."""
 
-    def tracker(self, *options: str) -> Daemon:
-        """Start one, with options of its container."""
+    def tracker(self, *options: str, command: tuple[str, ...] = ()) -> Daemon:
+        """Start one, with options of its container, and a command before its own."""
         seen = {"/usr", "/lib", "/lib64", "/tmp", str(ROOT), sys.prefix, sys.base_prefix}
         volumes = [f"--volume={path}:{path}" for path in sorted(seen) if os.path.isdir(path)]
-        command = (require_program("docker", "docker.io"), "run", "--rm", "--env=PYTHONPATH", *volumes, *options, IMAGE)
+        wrapper = (require_program("docker", "docker.io"), "run", "--rm", "--env=PYTHONPATH", *volumes, *options, IMAGE)
         daemon = Daemon(
-            *(f"--engine={self.private.address}", "--cgroup-parent=self", "--interceptors=cgroup-parent"),
+            *(f"--engine={self.private.address}", "--cgroup-parent=self", "--interceptors=recorder,cgroup-parent"),
             environment={"DOCKER_HOST": self.private.address},
-            wrapper=command,
+            wrapper=(*wrapper, *command),
         )
         self.addCleanup(daemon.discard)
         self.addCleanup(daemon.stop)
         return daemon.serve()
 
-    def test_given(self) -> None:
-        """The parent that its container was made with, though its own cgroup name space shows nothing of that."""
+    def test_self_given(self) -> None:
+        """``self`` is the parent that its container was made with, which no cgroup name space hides."""
         daemon = self.tracker("--cgroupns=private", f"--cgroup-parent={self.below('/box')}")
         made = docker("run", "--detach", *SLEEP, address=daemon.address).stdout.decode().strip()
         self.assertEqual(self.cgroup_of(made), f"{self.below('/box')}/{made}")
 
-    def test_default(self) -> None:
-        """The engine's default, which it sees in the host's name spaces only."""
+    def test_self_default(self) -> None:
+        """Else it is the engine's default, which the tracker sees in the host's name spaces only."""
         daemon = self.tracker("--cgroupns=host", "--pid=host")
         made = docker("run", "--detach", "--cgroup-parent=/x", *SLEEP, address=daemon.address).stdout.decode().strip()
         self.assertEqual(self.cgroup_of(made), f"{self.private.cgroup_parent}/{made}")
         hidden = self.tracker("--cgroupns=private")
         error = self.assertRaises(DockerError, docker, "create", IMAGE, address=hidden.address)
         self.assertIn("is not seen from within", str(error))
+
+    def test_own_cgroup(self) -> None:
+        """A job's own cgroup is made by a tracker that may write the host's; never within a cgroup of its own."""
+        may_mount = ("--cap-add=SYS_ADMIN", "--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined")
+        writable = ("sh", "-c", 'mount -o remount,rw /sys/fs/cgroup && exec "$@"', "sh")
+        request = {"name": "own", "own_cgroup": True}
+        hidden = self.tracker(*may_mount, "--cgroupns=private", command=writable)
+        status, answer = ask(hidden.control_path, "POST", "/jobs", request)
+        self.assertEqual(status, 500, answer)
+        self.assertIn(b"start its container with --cgroupns=host", answer)
+        daemon = self.tracker(*may_mount, "--cgroupns=host", command=writable)
+        status, answer = ask(daemon.control_path, "POST", "/jobs", request)
+        self.assertEqual(status, 201, answer)
+        job = json.loads(answer)
+        made = docker("run", "--detach", *SLEEP, address=f"unix://{job['socket']}").stdout.decode().strip()
+        self.assertEqual(self.cgroup_of(made), f"/docker-tracker/{job['id']}/{made}")
+        ask(daemon.control_path, "POST", f"/jobs/{job['id']}/end?wait=1", {"reason": "test"})
+        daemon.wait_for(lambda: not (self.top / f"docker-tracker/{job['id']}").exists())
 
 
 class RunTests(UnifiedCase, RunCase):
