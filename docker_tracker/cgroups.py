@@ -102,11 +102,7 @@ def caller_parent(
     :param rootless: Whether the engine's systemd is the user's own.
     :raises RefusedError: there is none; says why.
     """
-    try:
-        own = os.readlink(proc / "self/ns/cgroup")
-    except OSError:  # Linux before 4.6 has none of them
-        own = _FIRST_NAME_SPACE
-    if own != _FIRST_NAME_SPACE:
+    if not _is_of_a_machine(proc):
         raise _refuse("the tracker does not see the host's cgroups: start its container with --cgroupns=host")
     found = memberships(pid, proc)
     if not found:
@@ -118,6 +114,20 @@ def caller_parent(
     if is_version_1(found):
         return _of_version_1(found)
     return _of_version_2(found.get(UNIFIED, "/"), proc)
+
+
+def _is_of_a_machine(proc: Path) -> bool:
+    """Whether our cgroup name space is the host's, or the one of a machine with systemd (of systemd-nspawn, LXC)."""
+    try:
+        own = os.readlink(proc / "self/ns/cgroup")
+    except OSError:  # Linux before 4.6 has none of them
+        return True
+    if own == _FIRST_NAME_SPACE:
+        return True
+    try:
+        return own == os.readlink(proc / "1/ns/cgroup") and read(proc / "1/comm") == b"systemd\n"
+    except OSError:
+        return False
 
 
 def _slice(path: str, rootless: bool) -> str:
@@ -190,6 +200,12 @@ def _is_delegated(directory: Path) -> bool:
 def own_parent(job_id: str, systemd: bool) -> str:
     """Return the cgroup parent that is a job's own."""
     return f"docker-tracker-{job_id}.slice" if systemd else f"/docker-tracker/{job_id}"
+
+
+def slice_path(name: str) -> str:
+    """Return where systemd has a slice, below its top: ``a.slice/a-b.slice`` for ``a-b.slice`` (systemd.slice(5))."""
+    parts = name.removesuffix(".slice").split("-")
+    return "/".join(f"{'-'.join(parts[:number])}.slice" for number in range(1, len(parts) + 1))
 
 
 def own_directories(

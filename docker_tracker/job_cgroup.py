@@ -93,6 +93,8 @@ class JobCgroup:
             manager = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
             call = ("StartTransientUnit", "ssa(sv)a(sa(sv))", name, "fail", *properties)
             await self._command("busctl", "call", *manager, *call)
+            # That is begun, not done, and what the process starts before would stay outside: this waits for its end.
+            await self._command("systemctl", "start", name)
             return
         try:
             for directory in self._directories():
@@ -123,27 +125,22 @@ class JobCgroup:
     async def _try(self) -> list[str]:
         if self.systemd:
             return await self._stop()
-        left = []
-        for directory in self._directories(controlled=False):
-            try:
-                if not cgroups.remove(directory):
-                    left.append(f"{directory}: processes are in it")
-            except OSError as error:
-                left.append(f"{directory}: {error.strerror}")
-        return left
+        return _remove(self._directories(controlled=False))
 
     async def _stop(self) -> list[str]:
         """Stop the slice, if nothing runs in it: systemd would kill that."""
         try:
             path = await self._command("systemctl", "show", "--property=ControlGroup", "--value", self.parent)
-            below = path.strip().lstrip("/")
-            for each in cgroups.hierarchies(self.proc) if below else ():
-                if not cgroups.is_empty(each.path / below):
-                    return [f"{each.path / below}: processes are in it"]
+            below = path.strip().lstrip("/") or cgroups.slice_path(self.parent)
+            directories = [each.path / below for each in cgroups.hierarchies(self.proc)]
+            for directory in directories:
+                if not cgroups.is_empty(directory):
+                    return [f"{directory}: processes are in it"]
             await self._command("systemctl", "stop", self.parent)
         except RefusedError as error:
             return [f"{self.parent}: {error.message}"]
-        return []
+        # In hierarchies of version 1 that systemd does not use (cpuset, freezer) runc has made it, and leaves it.
+        return _remove(directories)
 
     async def _command(self, name: str, *arguments: str) -> str:
         program = shutil.which(name)
@@ -162,3 +159,15 @@ class JobCgroup:
             said = errors.decode("utf-8", "replace").strip()[:500]
             raise RefusedError(f"{name} {arguments[0]} {self.parent} failed: {said}", 500)
         return str(output.decode("utf-8", "replace"))
+
+
+def _remove(directories: list[Path]) -> list[str]:
+    """Remove cgroups; return what is left, each with the reason."""
+    left = []
+    for directory in directories:
+        try:
+            if not cgroups.remove(directory):
+                left.append(f"{directory}: processes are in it")
+        except OSError as error:
+            left.append(f"{directory}: {error.strerror}")
+    return left

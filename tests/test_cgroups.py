@@ -147,6 +147,24 @@ class CallerTests(_Case):
         (self.proc / "self/ns/cgroup").symlink_to("cgroup:[4026532000]")
         self.assertIn("--cgroupns=host", self.problem("2:pids:/a\n"))
 
+    def test_machine(self) -> None:
+        """The name space of a machine's systemd is as good as the host's; that of another first process is not."""
+        (self.proc / "self/ns/cgroup").unlink()
+        (self.proc / "self/ns/cgroup").symlink_to("cgroup:[4026532000]")
+        (self.proc / "1/ns").mkdir(parents=True)
+        for name_space, comm, seen in (
+            ("cgroup:[4026532000]", "systemd\n", True),
+            ("cgroup:[4026532000]", "twistd\n", False),
+            (FIRST, "systemd\n", False),
+        ):
+            (self.proc / "1/ns/cgroup").unlink(missing_ok=True)
+            (self.proc / "1/ns/cgroup").symlink_to(name_space)
+            (self.proc / "1/comm").write_text(comm)
+            if seen:
+                self.assertEqual(self.parent("2:pids:/a\n"), "/a")
+            else:
+                self.assertIn("--cgroupns=host", self.problem("2:pids:/a\n"))
+
     def test_engine_of_version_2(self) -> None:
         """Where the engine uses version 2, hierarchies of version 1 that the machine also has are passed over."""
         self.version_2(**{"a": "", "a/b": "7\n", "a.slice": ""})
@@ -393,11 +411,12 @@ class SystemdTests(TestCase):
         (self.proc / "7/status").write_text("Uid:\t1000\t1000\t1000\t1000\n")
         self.asked = self.directory / "asked"
         below = "/" + str(self.slice.relative_to(self.directory / "unified"))
+        (shown := self.directory / "shown").write_text(f"{below}\n")
         for name in ("systemctl", "busctl"):
             program = self.directory / name
             program.write_text(
                 f'#!/bin/sh\necho "{name} $*" >> {self.asked}\n'
-                f'case "$*" in *fail*.slice) echo no such slice >&2; exit 1;; *show*) echo {below};; esac\n'
+                f'case "$*" in *fail*.slice) echo no such slice >&2; exit 1;; *show*) cat {shown};; esac\n'
             )
             program.chmod(0o755)
         self.patch(os, "environ", {"PATH": f"{self.directory}:/usr/bin:/bin"})
@@ -417,7 +436,7 @@ class SystemdTests(TestCase):
         self.assertEqual(await own.remove(), [])
 
     def test_life(self) -> Deferred[None]:
-        """The slice is started, the process put into a scope in it, and the slice is stopped."""
+        """The slice is started, the process put into a scope in it, which is waited for, and the slice is stopped."""
 
         def check(_: None) -> None:
             self.assertEqual(
@@ -427,12 +446,29 @@ class SystemdTests(TestCase):
                     "busctl call org.freedesktop.systemd1 /org/freedesktop/systemd1 org.freedesktop.systemd1.Manager"
                     " StartTransientUnit ssa(sv)a(sa(sv)) docker-tracker-abc-client-7.scope fail"
                     " 2 Slice s docker-tracker-abc.slice PIDs au 1 7 0",
+                    "systemctl start docker-tracker-abc-client-7.scope",
                     "systemctl show --property=ControlGroup --value docker-tracker-abc.slice",
                     "systemctl stop docker-tracker-abc.slice",
                 ],
             )
 
         return Deferred.fromCoroutine(self._life()).addCallback(check)
+
+    async def _left(self) -> None:
+        (self.directory / "proc/self/mountinfo").write_text(
+            f"3 2 0:3 / {self.directory}/unified rw - cgroup2 none rw\n"
+            f"4 2 0:4 / {self.directory}/freezer rw - cgroup cgroup rw,freezer\n"
+        )
+        left = self.directory / "freezer" / self.slice.relative_to(self.directory / "unified")
+        for shown in (self.slice.relative_to(self.directory / "unified"), ""):  # the second time it was stopped before
+            left.mkdir(parents=True)
+            (self.directory / "shown").write_text(f"/{shown}\n" if shown else "\n")
+            self.assertEqual(await self.own().remove(), [])
+            self.assertEqual((left.exists(), left.parent.exists()), (False, True))
+
+    def test_left(self) -> Deferred[None]:
+        """Where the engine made it besides systemd, in hierarchies of version 1, it is removed as well."""
+        return Deferred.fromCoroutine(self._left())
 
     async def _own_manager(self) -> None:
         self.patch(os, "geteuid", lambda: 1000)
