@@ -14,6 +14,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.integration.test_docs import blocks
 from tests.integration.test_tracking import ask
 from tests.support.daemon import ROOT, TWISTD, answers
 from tests.support.dockerd import IMAGE
@@ -266,6 +267,25 @@ class RestartTests(MachineCase):
         self.machine.wait_for(
             lambda: f"container {agent[:12]} has lost the socket of job long" in self.machine.journal(SERVICE)
         )
+
+
+class InPlaceTests(MachineCase):
+    def test_page(self) -> None:
+        """What the page tells to write puts the tracker in the engine's place; it outlives a restart of the engine."""
+        self.start()
+        (drop_in,), configuration = blocks("howto/systemd", "ini"), blocks("howto/systemd", "toml")[-1]
+        self.machine.write("/etc/systemd/system/docker.socket.d/moved.conf", drop_in)
+        self.machine.write(CONFIGURATION, configuration)
+        self.machine.run("systemctl", "daemon-reload")
+        self.machine.run("systemctl", "restart", "docker.socket", "docker.service", SERVICE)
+        main, path = self.main(), self.machine.path(ENGINE)
+        self.assertEqual((stat.S_IMODE(path.stat().st_mode), path.group()), (0o660, "docker"))
+        self.assertEqual(stat.S_IMODE(self.machine.path("/run/dockerd.sock").stat().st_mode), 0o600)
+        job = self.control("GET", "/jobs/default")["id"]
+        self.assertEqual(self.owner(self.docker("create", IMAGE)), job)
+        self.machine.run("systemctl", "restart", "docker.service")
+        self.assertEqual(self.owner(self.docker("create", IMAGE)), job)
+        self.assertEqual((self.main(), self.restarts()), (main, 0))
 
 
 class PrivateTests(MachineCase):
