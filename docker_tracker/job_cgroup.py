@@ -115,12 +115,22 @@ class JobCgroup:
             left = await self._try()
         return left
 
-    def sweep(self) -> None:
-        """Remove what an earlier process did not come to, as far as that goes at once; for cgroupfs."""
+    def sweep(self) -> Deferred[None]:
+        """Remove what an earlier process did not come to, whatever the driver was, as far as that goes now.
+
+        :return: Fires when that is done; nobody need wait.
+        """
+        return Deferred.fromCoroutine(self._sweep())
+
+    async def _sweep(self) -> None:
         for directory in self._directories(controlled=False):
             if directory.exists():
                 with contextlib.suppress(OSError):  # at the next start, then
                     cgroups.remove(directory)
+        own = attrs.evolve(self, systemd=True)
+        below = cgroups.slice_path(own.parent)
+        if any((each.path / below).exists() for each in cgroups.hierarchies(self.proc)):
+            await own._stop()
 
     async def _try(self) -> list[str]:
         if self.systemd:

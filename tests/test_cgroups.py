@@ -454,6 +454,18 @@ class SystemdTests(TestCase):
 
         return Deferred.fromCoroutine(self._life()).addCallback(check)
 
+    async def _sweep(self) -> None:
+        the_reactor: Any = reactor
+        await JobCgroup(the_reactor, "other", False, self.proc).sweep()
+        self.assertFalse(self.asked.exists())
+        await JobCgroup(the_reactor, "abc", False, self.proc).sweep()
+        self.assertEqual(self.lines()[-1], "systemctl stop docker-tracker-abc.slice")
+        self.assertFalse(self.slice.exists())
+
+    def test_sweep(self) -> Deferred[None]:
+        """A slice that is left from an earlier process is stopped; without one systemd is asked nothing."""
+        return Deferred.fromCoroutine(self._sweep())
+
     async def _left(self) -> None:
         (self.directory / "proc/self/mountinfo").write_text(
             f"3 2 0:3 / {self.directory}/unified rw - cgroup2 none rw\n"

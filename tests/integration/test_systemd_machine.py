@@ -393,6 +393,19 @@ class SlicesOfHybrid(MachineCase):
         self.machine.wait_for(lambda: not self.directories(path))
         self.assertNotIn("is left", self.machine.journal(SERVICE))
 
+    def test_left(self) -> None:
+        """A slice that somebody was still in when the tracker was restarted goes at the next start after that."""
+        linger = "setsid sleep 1000 </dev/null >/dev/null 2>&1 &"
+        self.client(*CLIENT, "run", "--own-cgroup", "--job", "own", "--", "sh", "-c", linger)
+        (job,) = [each for each in self.control("GET", "/jobs?all=1") if each["name"] == "own"]
+        unit = f"docker-tracker-{job['id']}"
+        self.machine.run("systemctl", "restart", SERVICE)
+        self.machine.run("systemctl", "stop", f"{unit}-client-*.scope")
+        self.assertEqual(self.machine.property(f"{unit}.slice", "ActiveState"), "active")
+        self.machine.run("systemctl", "restart", SERVICE)
+        self.machine.wait_for(lambda: self.machine.property(f"{unit}.slice", "ActiveState") == "inactive")
+        self.assertEqual(self.directories(f"/docker.slice/docker-tracker.slice/{unit}.slice"), [])
+
     def test_own_by_control(self) -> None:
         """A job without a process has its slice from the first container, or the job's making on, until its end."""
         job = self.job("own", own_cgroup=True)
