@@ -22,7 +22,7 @@ from tests.support.daemon import ROOT, Daemon
 from tests.support.dockerd import IMAGE, unified_hierarchy
 from tests.support.engine import ADDRESS_VARIABLE, DockerError, discard, docker, private_engine, require_program
 
-SLEEP = (IMAGE, "sleep", "1000")
+SLEEP = ("--stop-signal=KILL", IMAGE, "sleep", "1000")
 WHERE = ("grep", "^0:", "/proc/self/cgroup")
 DOCKERFILE = f"FROM {IMAGE}\nRUN {' '.join(WHERE)}\n"
 # Starts a command in the cgroup whose directory comes first.
@@ -71,29 +71,29 @@ class UnifiedCase(SynchronousTestCase):
         (found,) = json.loads(docker("inspect", container, address=self.private.address).stdout)
         return memberships(found["State"]["Pid"])[UNIFIED]
 
+    def client(self, daemon: Daemon, cgroup: str, *arguments: str) -> str:
+        """Run the docker command at a daemon's socket in a cgroup; return what it prints.
+
+        :raises DockerError: it fails.
+        """
+        command = [*INSIDE, str(self.directory_of(cgroup)), require_program("docker", "docker.io"), *arguments]
+        environment = {"PATH": os.environ["PATH"], "DOCKER_HOST": daemon.address}
+        done = subprocess.run(command, env=environment, cwd="/", capture_output=True, timeout=60)
+        if done.returncode != 0:
+            raise DockerError(done.returncode, command, done.stdout, done.stderr)
+        return done.stdout.decode().strip()
+
+    def check(self, daemon: Daemon, client: str, parent: str) -> None:
+        """Check where a container runs that a client in a cgroup makes."""
+        made = self.client(daemon, client, "run", "--detach", *SLEEP)
+        self.assertEqual(self.cgroup_of(made), f"{parent}/{made}")
+
 
 class TrackerCase(UnifiedCase, NestedCase):
     """A daemon beside the engine."""
 
     def new_daemon(self, *options: str) -> Daemon:
         return Daemon(*options, wrapper=tuple(self.private.enter()))
-
-    def client(self, cgroup: str, *arguments: str) -> str:
-        """Run the docker command at the daemon's socket in a cgroup; return what it prints.
-
-        :raises DockerError: it fails.
-        """
-        command = [*INSIDE, str(self.directory_of(cgroup)), require_program("docker", "docker.io"), *arguments]
-        environment = {"PATH": os.environ["PATH"], "DOCKER_HOST": self.daemon.address}
-        done = subprocess.run(command, env=environment, cwd="/", capture_output=True, timeout=60)
-        if done.returncode != 0:
-            raise DockerError(done.returncode, command, done.stdout, done.stderr)
-        return done.stdout.decode().strip()
-
-    def check(self, client: str, parent: str) -> None:
-        """Check where a container runs that a client in a cgroup makes."""
-        made = self.client(client, "run", "--detach", *SLEEP)
-        self.assertEqual(self.cgroup_of(made), f"{parent}/{made}")
 
 
 class ParentTests(TrackerCase):
@@ -118,9 +118,9 @@ class CallerTests(TrackerCase):
 
     def test_divided(self) -> None:
         """A container is in the client's nearest cgroup that has no processes of its own, which it could not share."""
-        self.check(self.below("/agent/shell"), self.below("/agent"))
-        self.check(self.below("/alone"), self.below(""))
-        inner = self.client(self.below("/agent/shell"), "run", *SLEEP[:1], *WHERE)
+        self.check(self.daemon, self.below("/agent/shell"), self.below("/agent"))
+        self.check(self.daemon, self.below("/alone"), self.below(""))
+        inner = self.client(self.daemon, self.below("/agent/shell"), "run", IMAGE, *WHERE)
         self.assertTrue(inner.startswith(f"0::{self.below('/agent')}/"))
 
     def test_delegated(self) -> None:
@@ -128,16 +128,16 @@ class CallerTests(TrackerCase):
         unit = self.below("-ci.slice/agent.service")
         shell = f"{unit}/shell"
         for name in ("user.delegate", "trusted.delegate"):
-            error = self.assertRaises(DockerError, self.client, shell, "create", IMAGE)
+            error = self.assertRaises(DockerError, self.client, self.daemon, shell, "create", IMAGE)
             self.assertIn(f"neither its client's cgroup {shell} nor one above it can have containers", str(error))
             self.assertIn("Delegate=yes", str(error))
             os.setxattr(self.directory_of(unit), name, b"1")
-            self.check(shell, unit)
+            self.check(self.daemon, shell, unit)
             os.removexattr(self.directory_of(unit), name)
 
     def test_top(self) -> None:
         """A client in no cgroup makes nothing."""
-        error = self.assertRaises(DockerError, self.client, "/", "create", IMAGE)
+        error = self.assertRaises(DockerError, self.client, self.daemon, "/", "create", IMAGE)
         self.assertIn("neither its client's cgroup / nor one above it", str(error))
 
 
@@ -151,7 +151,7 @@ class BesideTests(TrackerCase):
 
     def test_caller(self) -> None:
         """Where the client is in version 1 does not count."""
-        self.check(self.below("/agent/shell"), self.below("/agent"))
+        self.check(self.daemon, self.below("/agent/shell"), self.below("/agent"))
 
     def test_own_cgroup(self) -> None:
         """A job's own cgroup is made in version 2 alone, and removed."""
@@ -195,13 +195,13 @@ class AttributionTests(TrackerCase):
 class InContainerTests(UnifiedCase):
     """The tracker is in a container of the engine's."""
 
-    def tracker(self, *options: str, command: tuple[str, ...] = ()) -> Daemon:
-        """Start one, with options of its container, and a command before its own."""
+    def tracker(self, *options: str, parent: str = "self", command: tuple[str, ...] = ()) -> Daemon:
+        """Start one with a cgroup parent, with options of its container, and a command before its own."""
         seen = {"/usr", "/lib", "/lib64", "/tmp", str(ROOT), sys.prefix, sys.base_prefix}
         volumes = [f"--volume={path}:{path}" for path in sorted(seen) if os.path.isdir(path)]
         wrapper = (require_program("docker", "docker.io"), "run", "--rm", "--env=PYTHONPATH", *volumes, *options, IMAGE)
         daemon = Daemon(
-            *(f"--engine={self.private.address}", "--cgroup-parent=self", "--interceptors=recorder,cgroup-parent"),
+            *(f"--engine={self.private.address}", f"--cgroup-parent={parent}", "--interceptors=recorder,cgroup-parent"),
             environment={"DOCKER_HOST": self.private.address},
             wrapper=(*wrapper, *command),
         )
@@ -223,6 +223,14 @@ class InContainerTests(UnifiedCase):
         hidden = self.tracker("--cgroupns=private")
         error = self.assertRaises(DockerError, docker, "create", IMAGE, address=hidden.address)
         self.assertIn("is not seen from within", str(error))
+
+    def test_caller(self) -> None:
+        """``caller`` is where the client is, for a tracker that sees the host's processes and cgroups; else nowhere."""
+        daemon = self.tracker("--cgroupns=host", "--pid=host", parent="caller")
+        self.check(daemon, self.below("/agent/shell"), self.below("/agent"))
+        hidden = self.tracker("--cgroupns=private", "--pid=host", parent="caller")
+        error = self.assertRaises(DockerError, docker, "create", IMAGE, address=hidden.address)
+        self.assertIn("start its container with --cgroupns=host", str(error))
 
     def test_own_cgroup(self) -> None:
         """A job's own cgroup is made by a tracker that may write the host's; never within a cgroup of its own."""
@@ -287,7 +295,7 @@ class RunTests(UnifiedCase, RunCase):
         self.assertEqual((directory / "cgroup.procs").read_text(), "")
         self.assertFalse(is_empty(directory / "client"))
         controllers = (directory / "cgroup.controllers").read_text()
-        self.assertEqual((self.top / "cgroup.controllers").read_text(), controllers)
+        self.assertEqual((self.top / "cgroup.subtree_control").read_text(), controllers)
         self.assertEqual((directory / "cgroup.subtree_control").read_text(), controllers)
         (container,) = directory.glob(f"{self.containers()[0]}*/cgroup.controllers")
         self.assertEqual(container.read_text(), controllers)
