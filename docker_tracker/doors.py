@@ -160,12 +160,15 @@ class Binder:
         log.warn("{where} is TCP: every user of this machine can use the engine as root", where=where)
 
     def _make_directory(self, directory: Path, where: str) -> None:
-        """Make a directory that is ours to make; any other one has to be there."""
-        if directory in self._made:
-            try:
-                directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-            except OSError as error:
-                raise ConfigurationError(where, f"cannot make {directory}: {error.strerror}") from error
+        """Make a directory that is ours to make, for all to enter; any other one has to be there."""
+        if directory not in self._made:
+            return
+        try:
+            for missing in reversed([each for each in (directory, *directory.parents) if not each.exists()]):
+                missing.mkdir(exist_ok=True)
+                missing.chmod(0o755)  # the umask is 0077 in twistd's background (twisted.scripts._twistd_unix)
+        except OSError as error:
+            raise ConfigurationError(where, f"cannot make {directory}: {error.strerror}") from error
 
 
 def _inode(path: Path) -> int | None:

@@ -84,6 +84,13 @@ class JobTests(DoorsCase):
         self.assertEqual(os.listdir(self.jobs), [])
         self.successResultOf(_deferred(door.stop()))
 
+    def test_directories(self) -> None:
+        """Those that are made for sockets are all users' to enter, whatever the umask; one that is there stays as it is."""
+        self.addCleanup(os.umask, os.umask(0o077))
+        self.open(self.job())
+        modes = [stat.S_IMODE(each.stat().st_mode) for each in (self.directory, self.jobs.parent, self.jobs)]
+        self.assertEqual(modes, [0o700, 0o755, 0o755])
+
     def test_busy(self) -> None:
         """A client that came and went is noticed once."""
         job = self.job()
