@@ -85,7 +85,7 @@ class JobTests(DoorsCase):
         self.successResultOf(_deferred(door.stop()))
 
     def test_directories(self) -> None:
-        """Those that are made for sockets are all users' to enter, whatever the umask; one that is there stays as it is."""
+        """Those that are made are for all users to enter, whatever the umask; one that is there stays as it is."""
         self.addCleanup(os.umask, os.umask(0o077))
         self.open(self.job())
         modes = [stat.S_IMODE(each.stat().st_mode) for each in (self.directory, self.jobs.parent, self.jobs)]
