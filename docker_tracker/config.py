@@ -16,7 +16,8 @@ import attrs
 
 from docker_tracker.addresses import Address, meets
 from docker_tracker.connections import EngineAddress, EngineTls, Listener
-from docker_tracker.errors import ConfigurationError
+from docker_tracker.errors import ConfigurationError, RefusedError
+from docker_tracker.job import check_cgroup_parent
 from docker_tracker.job_settings import ReapSettings, ReconcileSettings
 from docker_tracker.permissions import check_private, check_tree
 from docker_tracker.sources import PREFIX, Found, Sources, check_keys, items, read_file, section, split
@@ -445,9 +446,10 @@ def _cgroup_parent(sources: Sources) -> str | None:
     if found is None:
         return None
     text = found.text().strip()
-    if not text.isprintable():
-        raise ConfigurationError(found.where, f"{text!r} is not a cgroup")
-    return text
+    try:
+        return text and check_cgroup_parent(text)
+    except RefusedError as error:
+        raise ConfigurationError(found.where, error.message) from error
 
 
 def _audit_log(sources: Sources) -> str | None:

@@ -19,6 +19,8 @@ DEFAULT: Final = "default"
 """The name of the job that owns what comes in by the listeners of the configuration; it never ends."""
 
 _NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
+_SLICE: Final = re.compile(r"(?:-|[a-zA-Z0-9_.\\]+(?:-[a-zA-Z0-9_.\\]+)*)\.slice")
+_MOST_PART: Final = 255  # bytes of a file's name, and of a unit's
 _MOST_SECONDS: Final = 10 * 365 * 86400.0
 _MOST_TEXT: Final = 4096
 _MOST_ENTRIES: Final = 200
@@ -47,6 +49,43 @@ def check_name(name: str) -> str:
             f"{shown!r} is not a job's name: 1 to 63 letters, digits, '_', '.' or '-', a letter or digit first"
         )
     return name
+
+
+def check_cgroup_parent(parent: str) -> str:
+    """Return a cgroup parent: a path, a slice's name, or one of the words ``self`` and ``caller``.
+
+    Engines take it as it is: runc joins ``..`` to the directory of every hierarchy, and makes what that leads to.
+
+    :raises RefusedError: it is none.
+    """
+    if len(parent) > _MOST_TEXT or not parent.isprintable() or parent != parent.strip():
+        problem = "it is too long, or has control characters or space around it"
+    elif "/" not in parent and parent.endswith(".slice"):
+        problem = (
+            "" if is_slice(parent) else "a slice's name has letters, digits, '_', '.', and single '-' between them"
+        )
+    elif not parent:
+        problem = "it is empty"
+    elif parent == "/":
+        problem = ""
+    else:
+        parts = parent.removeprefix("/").split("/")
+        problem = "" if {"", ".", ".."}.isdisjoint(parts) else "a path has no '.', no '..' and no empty parts"
+        if any(len(part.encode("utf-8", "replace")) > _MOST_PART for part in parts):
+            problem = f"a part of a path has at most {_MOST_PART} bytes"
+    if problem:
+        raise RefusedError(
+            f"{parent[:80]!r} is not a cgroup parent: {problem}; write /PATH, NAME.slice, self or caller"
+        )
+    return parent
+
+
+def is_slice(parent: str) -> bool:
+    """Whether a text is the name of a slice, as systemd has them (systemd.slice(5), systemd.unit(5)).
+
+    Without the colon that systemd allows: engines and runc take that for the end of the name.
+    """
+    return len(parent) <= _MOST_PART and _SLICE.fullmatch(parent) is not None
 
 
 @attrs.frozen(kw_only=True)
@@ -151,14 +190,17 @@ class JobRequest:
     keep_on_failure: float | None = None
 
     @classmethod
-    def of(cls, table: Any) -> JobRequest:
+    def of(cls, table: Any, *, kept: bool = False) -> JobRequest:
         """Read what the control API's clients send; see `table`.
 
+        :param kept: It is what the ledger has: a job that was made is not lost for what is refused by now.
         :raises RefusedError: a key is unknown, or a value wrong; it says which and what would be right.
         """
         given = _table(table, "the job", (*_KEYS, "ends"))
         given = {key: value for key, value in given.items() if value is not None}
         read: dict[str, Any] = {key: _KEYS[key](value, key) for key, value in given.items() if key != "ends"}
+        if read.get("cgroup_parent") is not None and not kept:
+            check_cgroup_parent(read["cgroup_parent"])
         if "name" not in read:
             raise RefusedError("the job has no name")
         if "ends" in given:

@@ -306,6 +306,8 @@ class RefusalTests(Case):
             ({"label": [" a=b"]}, "--label: ' a' is not the name of a label"),
             ({"label": ["Docker-Tracker.job=b"]}, "--label: Docker-Tracker.job: labels under docker-tracker."),
             ({"cgroup-parent": "a\nb"}, "--cgroup-parent: 'a\\nb' is not a cgroup"),
+            ({"cgroup-parent": "/a/../.."}, "--cgroup-parent: '/a/../..' is not a cgroup parent: a path has no '.'"),
+            ({"cgroup-parent": "a--b.slice"}, "--cgroup-parent: 'a--b.slice' is not a cgroup parent: a slice's name"),
             ({"audit-log": ""}, "--audit-log: '' is not an absolute path"),
             ({"interceptors": ""}, "--interceptors: names no interceptor"),
             ({"interceptors": "labels,none"}, "--interceptors: 'none' is not the name of an interceptor"),

@@ -178,9 +178,14 @@ class CgroupParentTests(SynchronousTestCase):
         for value in ("ci.slice", "a-b.slice"):
             body = json.loads(self.sent(self.interceptor(value, SYSTEMD), "{}"))
             self.assertEqual(body["HostConfig"]["CgroupParent"], value)
-        for value in ("/ci", ".slice", "ci.scope"):
+        for value in ("/ci", ".slice", "ci.scope", "a--b.slice", "../a.slice", "/a.slice"):
             error = self.refused(self.interceptor(value, SYSTEMD))
             self.assertEqual((error.status, "must be a NAME.slice" in error.message), (500, True))
+
+    def test_leads_elsewhere(self) -> None:
+        """A path that was taken before it was looked at (an older ledger has it) gets nothing created."""
+        error = self.refused(self.interceptor("a/../.."))
+        self.assertIn("no '..'", error.message)
 
     def test_nothing_given(self) -> None:
         """Asked for, but set to nothing: nothing is created."""

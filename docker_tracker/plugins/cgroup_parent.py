@@ -23,7 +23,7 @@ from docker_tracker.exchange import Exchange, Peer, Stage
 from docker_tracker.http1.head import RequestHead
 from docker_tracker.interceptor import Interceptor, Plugin
 from docker_tracker.interfaces import IDaemon, IEngine, IJob
-from docker_tracker.job import DEFAULT
+from docker_tracker.job import DEFAULT, check_cgroup_parent, is_slice
 from docker_tracker.own_container import OwnContainer
 from docker_tracker.processes import PROC, identify, status
 
@@ -149,11 +149,13 @@ class Parent:
         else:
             value = await self.own.cgroup_parent(systemd) if self.wanted == "self" else self.wanted
         # daemon/daemon_unix.go: verifyPlatformContainerSettings
-        if systemd and (len(value) <= len(".slice") or not value.endswith(".slice")):
+        if systemd and not is_slice(value):
             raise RefusedError(
                 f"the tracker's cgroup-parent is {value!r}, but the engine uses systemd: it must be a NAME.slice",
                 500,
             )
+        if value is self.wanted:  # of a job, perhaps, that was made before this was looked at
+            check_cgroup_parent(value)
         self._found = value
         return value
 

@@ -211,7 +211,7 @@ def _job(row: Sequence[Any]) -> Job:
     job_id, name, state, request, owner, socket, created, ended, reason, report = row
     return Job(
         id=job_id,
-        request=JobRequest.of({"name": name, **json.loads(request)}),  # an older ledger has the name only
+        request=JobRequest.of({"name": name, **json.loads(request)}, kept=True),  # an older ledger has the name only
         state=JobState(state),
         owner=owner,
         socket=socket,
