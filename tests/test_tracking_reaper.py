@@ -192,6 +192,50 @@ class OrderTests(ReapCase):
         self.assertEqual(reaper._locks, {})
 
 
+class ExecTests(ReapCase):
+    """Commands that the job runs in containers."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.strangers = self.engine.add("container", "strangers")
+        self.ours = self.add("container", "ours")
+        for name, container in (("e1", self.strangers), ("e2", self.ours), ("e3", self.strangers)):
+            self.record("exec", name, parent=container, name="", attributes={"uid": "5"})
+            self.engine.execs[name] = {"ContainerID": container, "Running": name != "e3", "Pid": 77}
+        self.record("exec", "e4", parent=self.strangers, name="")
+
+    def test_runs_on(self) -> None:
+        """One that runs on in a container of somebody else's is told as kept, with the place; the job does not fail."""
+        for dry_run in (True, False):
+            report = self.reap(dry_run=dry_run)
+            self.assertTrue(report.complete, report)
+            item = next(each for each in report.items if each.kind == "exec")
+            self.assertEqual((item.identifier, item.outcome, item.attributes), ("e1", "kept", {"uid": "5"}))
+            self.assertIn("it runs in the container strangers, which is not the job's", item.reason)
+            self.assertIn("process 77 of", item.reason)
+            self.assertEqual(len(report.items), 2)
+            self.assertEqual(("exec", "e4") in self.existing(), dry_run)
+        self.assertIn(self.strangers, self.engine.things["container"])
+        self.engine.execs["e1"]["Running"] = False
+        self.assertEqual(self.reap().items, ())
+
+    def test_own_kept(self) -> None:
+        """One in a container of the job's that is kept is no news beside that."""
+        report = self.reap(keep=("container:ours",))
+        self.assertEqual([item.identifier for item in report.items], [self.ours, "e1"])
+
+    def test_engine_away(self) -> None:
+        """If the engine cannot say, that is logged, and the job is none the worse for it."""
+        self.engine.answers["GET /exec/e1/json"] = [UNAVAILABLE]
+        with capturedLogs() as logged:
+            report = self.reap()
+        self.assertEqual((report.complete, self.outcomes(report)), (True, {"ours": "removed"}))
+        self.assertEqual(len([each for each in logged if "its execs" in str(each["log_format"])]), 1)
+        self.engine.things["container"].pop(self.strangers)
+        (item,) = self.reap().items
+        self.assertIn(f"in the container {self.strangers[:12]}", item.reason)
+
+
 class OwnerTests(ReapCase):
     """Nobody else's things are touched, whatever their names."""
 

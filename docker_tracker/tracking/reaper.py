@@ -147,6 +147,7 @@ class _Course:
         self._items: dict[Reference, ReapItem] = {}
         self._recorded: dict[Reference, Resource] = {}
         self._ending: Collection[str] = ()
+        self._containers: set[str] = set()  # the job's own
         self._passes = 0
         self._unsettled = False
 
@@ -168,6 +169,12 @@ class _Course:
         )
 
     async def run(self) -> None:
+        """Remove all, and say what else goes on."""
+        await self._remove_all()
+        if not self.problem:
+            await self._tell_of_execs()
+
+    async def _remove_all(self) -> None:
         """Remove all, pass after pass."""
         start = self._clock.seconds()
         tries = 0
@@ -243,6 +250,7 @@ class _Course:
         found = await together(self._look_at(*reference, resource, lists) for reference, resource in wanted.items())
         self._passes += 1
         things = [thing for thing in found if thing is not None]
+        self._containers.update(thing.identifier for thing in things if thing.kind == "container")
         await self._gone(wanted, {thing.reference for thing in things})
         young = self._made_before
         return [thing for thing in things if young is None or thing.created < young]
@@ -335,6 +343,40 @@ class _Course:
             for thing in things
             if thing.reference not in kept and ("service", thing.seen.labels.get(labels)) in kept
         }
+
+    # Execs
+
+    async def _tell_of_execs(self) -> None:
+        """Say which commands of the job run on in containers that are not its own: no call of the engine's ends one."""
+        execs = [each for each in self._recorded.values() if each.kind == "exec" and each.relation is Relation.MADE]
+        try:
+            await together(self._look_at_exec(each) for each in execs)
+        except (EngineError, LedgerError) as error:
+            self._reaper.log.warn(
+                "job {job}: whether its execs still run is not known: {error}", job=self.job.name, error=str(error)
+            )
+
+    async def _look_at_exec(self, resource: Resource) -> None:
+        async with self._calls:
+            found = await self._engine.get(inspect_path("exec", resource.identifier))
+        if not isinstance(found, dict):
+            if not self._dry_run:
+                await self._ledger.gone([resource])
+            return
+        container = str(found.get("ContainerID") or resource.parent)
+        if not found.get("Running") or container in self._containers:  # those end with their containers
+            return
+        async with self._calls:
+            document = await self._engine.get(inspect_path("container", container))
+        name = str(document.get("Name", "")).lstrip("/") if isinstance(document, dict) else ""
+        self._items[resource.kind, resource.identifier] = ReapItem(
+            kind=resource.kind,
+            identifier=resource.identifier,
+            outcome="kept",
+            reason=f"it runs in the container {name or container[:12]}, which is not the job's, and the engine cannot"
+            f" end it: it is process {found.get('Pid') or 'unknown'} of the engine's host",
+            attributes=resource.attributes,
+        )
 
     # Removing
 

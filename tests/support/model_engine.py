@@ -43,6 +43,7 @@ class ModelEngine:
     :ivar answers: By ``"DELETE /volumes/x"``, or a method and the path's beginning with ``*``: what is answered
         instead, one after the other; an exception is raised, and a Deferred waited for. None: the usual.
     :ivar asked: All calls, in order.
+    :ivar execs: By ID, what is answered when one is inspected.
     """
 
     address = "unix:///engine"
@@ -52,6 +53,7 @@ class ModelEngine:
         self.things: dict[str, dict[str, dict[str, Any]]] = {kind: {} for kind in _KINDS.values()}
         self.answers: dict[str, list[Any]] = {}
         self.asked: list[str] = []
+        self.execs: dict[str, dict[str, Any]] = {}
         self.swarm = "inactive"
         self.name = "ENGINE"
         self.forgotten = 0
@@ -155,6 +157,9 @@ class ModelEngine:
         if path == "/info":
             return 200, {"Swarm": {"LocalNodeState": self.swarm}}
         first = path.split("/")[1]
+        if first == "exec":
+            found = self.execs.get(path.split("/")[2])
+            return (404, {"message": "no such exec"}) if found is None else (200, found)
         kind = _KINDS[first]
         if kind in ("service", "secret", "config") and self.swarm != "active":
             return 503, {"message": "This node is not a swarm manager"}
