@@ -10,6 +10,7 @@ import os
 import resource
 import secrets
 import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -116,6 +117,10 @@ class Daemon(Service):
                 self._reactor, self.settings.engine, connect_seconds=self.settings.limits.connect_seconds
             )
         return self._engine
+
+    def now(self) -> float:
+        """Return the seconds since the epoch by the machine's clock."""
+        return time.time()
 
     def on_reopen(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Have a callback called at each SIGHUP, until what is returned is called."""

@@ -125,7 +125,7 @@ class Exchange:
     :ivar call: What is asked.
     :ivar received: The request's head as the client sent it.
     :ivar sent: The head as the engine gets it; None until it is forwarded.
-    :ivar started: Seconds since the epoch.
+    :ivar started: Seconds, by `IDaemon.clock`.
     :ivar edits: What interceptors changed, in order.
     :ivar response: The final response's head, or None.
     :ivar answered_by: The interceptor that answered or refused, or "proxy"; "" if none did.

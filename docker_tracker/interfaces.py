@@ -383,12 +383,15 @@ class IEngine(Interface):
 class IDaemon(Interface):
     """What a plug-in may use of the daemon."""
 
-    clock: IReactorTime = Attribute("For delays and deadlines.")
+    clock: IReactorTime = Attribute("For delays, deadlines and durations: nobody sets it.")
     settings: Any = Attribute("The effective `docker_tracker.config.Settings`.")
     instance: str = Attribute("The ID of this installed tracker.")
     ledger: ILedger = Attribute("Shared by all jobs.")
     engine: IEngine = Attribute("For calls of one's own.")
     counts: Counts = Attribute("What ``/metrics`` shows.")
+
+    def now() -> float:
+        """Return the seconds since the epoch by the machine's clock, which people and programs set: for time stamps."""
 
     def on_reopen(callback: Callable[[], None]) -> Callable[[], None]:
         """Have a callback called at each SIGHUP: reopen your files.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -39,6 +40,7 @@ def makeService(options: usage.Options) -> IService:
     twistd: Mapping[str, Any] = options.parent or {}
     in_front = bool(twistd.get("nodaemon"))
     log_file = twistd.get("logfile") or ("-" if in_front else "twistd.log")
+    go_by_steady_clock(reactor)
     daemon = Daemon(
         reactor,  # type: ignore[arg-type]  # a module to mypy; it provides what a daemon needs
         settings,
@@ -54,6 +56,15 @@ def makeService(options: usage.Options) -> IService:
     for warning in settings.warnings:
         log.warn("{text}", text=warning)
     return _Started(daemon, in_front)
+
+
+def go_by_steady_clock(reactor: Any) -> None:
+    """Let a reactor's delays go by a clock that nobody sets, which shows the time since the epoch as it is now.
+
+    Twisted's own is the machine's: set back by an hour, all that waits would wait an hour more.
+    """
+    epoch = time.time() - time.monotonic()
+    reactor.seconds = lambda: epoch + time.monotonic()
 
 
 def _leave(error: TrackerError) -> NoReturn:

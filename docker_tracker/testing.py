@@ -470,6 +470,10 @@ class FakeDaemon:
     counts: Counts = attrs.field(factory=Counts)
     _reopeners: Reopeners = attrs.field(factory=Reopeners, init=False)
 
+    def now(self) -> float:
+        """See `IDaemon.now`; what `clock` shows."""
+        return self.clock.seconds()
+
     def on_reopen(self, callback: Callable[[], None]) -> Callable[[], None]:
         """See `IDaemon.on_reopen`."""
         return self._reopeners.add(callback)

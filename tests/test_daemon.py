@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import socket
+import time
 from typing import Any, cast
 
 from twisted.internet import reactor
@@ -331,6 +332,18 @@ class WholeTests(TestCase):
 
 class TapTests(DaemonTestCase):
     """What twistd calls."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(reactor, "seconds", reactor.seconds)
+
+    def test_steady_clock(self) -> None:
+        """What waits goes by a clock that nobody sets, which begins with the time that it is."""
+        tap.makeService(self.options("--interceptors=none"))
+        before = reactor.seconds()
+        self.assertLess(abs(before - time.time()), 60)
+        self.patch(time, "time", lambda: 5.0)
+        self.assertGreaterEqual(reactor.seconds(), before)
 
     def options(self, *flags: str, **twistd: Any) -> tap.Options:
         """Return parsed options, as twistd would."""

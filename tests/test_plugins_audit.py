@@ -42,6 +42,10 @@ class Daemon:
         self.clock.rightNow = STARTED
         self.settings = SimpleNamespace(audit_log=audit_log)
         self.reopen: list[Callable[[], None]] = []
+        self.ahead = 0.0
+
+    def now(self) -> float:
+        return self.clock.seconds() + self.ahead
 
     def on_reopen(self, callback: Callable[[], None]) -> Callable[[], None]:
         self.reopen.append(callback)

@@ -41,7 +41,7 @@ class RecorderCase(TrackingCase):
     def setUp(self) -> None:
         super().setUp()
         self.patch(Peer, "_read", lambda peer, name: "")  # no process of this machine is meant
-        self.recorder = Recorder(self.job_id, "default", self.ledger, self.engine, self.clock)
+        self.recorder = Recorder(self.job_id, "default", self.ledger, self.engine, self.clock, self.clock.seconds)
 
     def exchange(self, method: str, target: str, peer: Peer | None = None) -> Exchange:
         return attrs.evolve(exchange(method, target, peer), job_id=self.job_id)
@@ -642,7 +642,9 @@ class ImageTests(RecorderCase):
 
     def test_owns_pulled(self) -> None:
         """If jobs own what they pull, it is theirs unless it was there before."""
-        self.recorder = Recorder(self.job_id, "default", self.ledger, self.engine, self.clock, owns_pulled=True)
+        self.recorder = Recorder(
+            self.job_id, "default", self.ledger, self.engine, self.clock, self.clock.seconds, owns_pulled=True
+        )
         for target in ("/images/create?fromImage=new&tag=1", "/libpod/images/pull?reference=new:1"):
             for before, relation in (([], "made"), ([(IMAGE, ["new:1"])], "used")):
                 self.lines(target, {"id": IMAGE}, before=before, after=[(IMAGE, ["new:1"])])
@@ -957,7 +959,7 @@ class PageTests(RecorderCase):
         self.do("POST", "/containers/create", {}, {"Id": OTHER})
         self.do("POST", "/containers/create", {}, {"Id": ID})
         self.do("POST", "/networks/create", {"Name": "n"}, {"Id": "e" * 64})
-        theirs = Recorder("another", "another", self.ledger, self.engine, self.clock)
+        theirs = Recorder("another", "another", self.ledger, self.engine, self.clock, self.clock.seconds)
         ours, self.recorder = self.recorder, theirs
         self.do("POST", "/containers/create", {}, {"Id": "f" * 64})
         self.recorder = ours

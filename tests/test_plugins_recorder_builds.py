@@ -43,7 +43,7 @@ def answered(answer: dict[str, str] | None = None, **more: Any) -> BuildOutcome:
 class BuildTests(TrackingCase):
     def setUp(self) -> None:
         super().setUp()
-        self.recorder = Recorder(self.job_id, "default", self.ledger, self.engine, self.clock)
+        self.recorder = Recorder(self.job_id, "default", self.ledger, self.engine, self.clock, self.clock.seconds)
         self.exchange: Exchange = attrs.evolve(exchange("POST", "/grpc"), job_id=self.job_id)
 
     def ask(self, request: BuildRequest) -> Deferred[None]:

@@ -15,7 +15,6 @@ import attrs
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReadDescriptor
-from twisted.internet.task import Clock
 from twisted.internet.testing import EventLoggingObserver
 from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
@@ -85,7 +84,6 @@ class Case(SynchronousTestCase):
             self.over.append,
             lambda: self.busy,
             lambda: self.now,
-            monotonic=self.clock.seconds,
         )
         self.addCleanup(self.stop, watch)
         if start:
@@ -219,27 +217,6 @@ class TimeTests(Case):
         self.over.clear()
         self.watch(created=self.now + 1000, ttl=10.0)
         self.pass_seconds(10)
-        self.assertEqual(len(self.over), 1)
-
-    def test_clock_set_forward(self) -> None:
-        """A clock that is set forward ends no job before its time."""
-        monotonic = Clock()
-        job = Job(id="1" * 32, request=JobRequest(name="job", ends=Ends(ttl=10.0)), created=self.now)
-        watch = EndWatch(
-            self.clock,  # type: ignore[arg-type]
-            self.engine,
-            job,
-            self.over.append,
-            lambda: False,
-            lambda: self.now,
-            monotonic=monotonic.seconds,
-        )
-        watch.start()
-        monotonic.advance(4)
-        self.clock.advance(1000)
-        self.assertEqual(self.over, [])
-        monotonic.advance(6)
-        self.clock.advance(6)
         self.assertEqual(len(self.over), 1)
 
     def test_idle(self) -> None:

@@ -149,7 +149,6 @@ class JobsTests(SynchronousTestCase):
             Path("/run/jobs"),
             drain_seconds=5.0,
             now=lambda: self.now,
-            monotonic=lambda: self.now,
         )
         self.jobs.restore(self.ledger.found)
 

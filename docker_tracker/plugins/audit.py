@@ -73,18 +73,25 @@ class Audit(Interceptor):
     """Writes the audit log of one job.
 
     :param file: Where the lines go; None: nothing is audited.
-    :param clock: For durations.
+    :param clock: For durations; what times of exchanges and builds are by.
+    :param now: Seconds since the epoch, for time stamps.
     :param stop_on_full: As in `AuditSettings`.
     :param withdraw: Ends that the file is reopened.
     """
 
     def __init__(
-        self, file: LineFile | None, clock: Any, stop_on_full: bool, withdraw: Callable[[], None] = lambda: None
+        self,
+        file: LineFile | None,
+        clock: Any,
+        now: Callable[[], float],
+        stop_on_full: bool,
+        withdraw: Callable[[], None] = lambda: None,
     ) -> None:
         self.fail_closed = stop_on_full
         self._withdraw = withdraw
         self._file = file
         self._clock = clock
+        self._now = now
 
     def wants(self, operation: Operation) -> Stage:
         """Every exchange's begin and end, and the begin of an answer that may take long."""
@@ -130,7 +137,7 @@ class Audit(Interceptor):
     async def build_finished(self, exchange: Exchange, request: BuildRequest, outcome: BuildOutcome) -> None:
         """Write the line of a build when its Solve is over."""
         if request.step is BuildStep.SOLVE and self._file is not None:
-            self._file.write(build_line(exchange, request, outcome, self._clock.seconds()))
+            self._file.write(build_line(exchange, request, outcome, *self._times()))
 
     def finished(self, exchange: Exchange, outcome: Outcome) -> None:
         """Write the exchange's line."""
@@ -144,21 +151,29 @@ class Audit(Interceptor):
 
     def _write(self, exchange: Exchange, event: str, status: int | None, outcome: Outcome | None = None) -> None:
         if self._file is not None:
-            self._file.write(line(exchange, event, status, outcome, self._clock.seconds()))
+            self._file.write(line(exchange, event, status, outcome, *self._times()))
+
+    def _times(self) -> tuple[float, float]:
+        """Return what our clock shows, and how far the machine's is ahead of it."""
+        seconds = self._clock.seconds()
+        return seconds, self._now() - seconds
 
 
-def line(exchange: Exchange, event: str, status: int | None, outcome: Outcome | None, now: float) -> bytes:
+def line(
+    exchange: Exchange, event: str, status: int | None, outcome: Outcome | None, now: float, ahead: float = 0.0
+) -> bytes:
     """Return what is written of an exchange: what ``json`` would write, put together of parts that repeat themselves.
 
     :param event: ``opened`` or ``finished``.
     :param status: That the client gets, or None: it got none.
     :param outcome: None while it goes on.
-    :param now: Seconds since the epoch.
+    :param now: Seconds, by the clock of `Exchange.started`.
+    :param ahead: How far the machine's clock is ahead of that.
     """
     received, started = exchange.received, exchange.started
     encode_request = _asked if len(received.method) + len(received.target) <= _SHORT_REQUEST else _request
     text = (
-        f'{{"time":"{timestamp(started)}","duration":{round(max(0.0, now - started), 6)!r},"event":"{event}",'
+        f'{{"time":"{timestamp(started + ahead)}","duration":{round(max(0.0, now - started), 6)!r},"event":"{event}",'
         f'"exchange":{exchange.id},{_whose(exchange)},'
         f"{encode_request(received.method, received.target, exchange.call.operation.name)},"
         f'"status":{"null" if status is None else int(status)},"resource":{_text(_short(_resource(exchange)))},'
@@ -178,11 +193,14 @@ def line(exchange: Exchange, event: str, status: int | None, outcome: Outcome | 
     return (text + "}\n").encode("ascii")
 
 
-def build_line(exchange: Exchange, request: BuildRequest, outcome: BuildOutcome, now: float) -> bytes:
+def build_line(
+    exchange: Exchange, request: BuildRequest, outcome: BuildOutcome, now: float, ahead: float = 0.0
+) -> bytes:
     """Return what is written of a build that is over.
 
     :param request: Of its Solve, as the engine got it.
-    :param now: Seconds since the epoch.
+    :param now: Seconds, by the clock of `BuildOutcome.started`.
+    :param ahead: How far the machine's clock is ahead of that.
     """
     tags = [tag for each in request.exporters for tag in each.attributes.get("name", "").split(",") if tag]
     digests = [outcome.answer[key] for key in _DIGESTS if key in outcome.answer]
@@ -196,7 +214,7 @@ def build_line(exchange: Exchange, request: BuildRequest, outcome: BuildOutcome,
         "status": outcome.status,
     }
     text = (
-        f'{{"time":"{timestamp(outcome.started)}","duration":{round(max(0.0, now - outcome.started), 6)!r},'
+        f'{{"time":"{timestamp(outcome.started + ahead)}","duration":{round(max(0.0, now - outcome.started), 6)!r},'
         f'"event":"build","exchange":{exchange.id},{_whose(exchange)},{_ENCODER.encode(values)[1:-1]}'
     )
     if outcome.edits:
@@ -336,7 +354,7 @@ def make(settings: AuditSettings, job: IJob, daemon: IDaemon) -> Audit:
     """
     path: str | None = daemon.settings.audit_log
     if path is None:
-        return Audit(None, daemon.clock, False)
+        return Audit(None, daemon.clock, daemon.now, False)
     if path != STANDARD_OUTPUT:
         directory = os.path.dirname(path)
         if not os.path.isdir(directory):
@@ -345,7 +363,7 @@ def make(settings: AuditSettings, job: IJob, daemon: IDaemon) -> Audit:
             raise ConfigurationError("audit-log", f"{path} is a directory; name a file")
 
     def gap(lost: int) -> bytes:
-        values = {"time": timestamp(daemon.clock.seconds()), "event": "lost", "job": job.name, "lines": lost}
+        values = {"time": timestamp(daemon.now()), "event": "lost", "job": job.name, "lines": lost}
         return _ENCODER.encode(values).encode("ascii") + b"\n"
 
     file = LineFile(
@@ -356,7 +374,7 @@ def make(settings: AuditSettings, job: IJob, daemon: IDaemon) -> Audit:
         max_bytes=settings.max_bytes,
         gap=gap,
     )
-    return Audit(file, daemon.clock, settings.stop_on_full, daemon.on_reopen(file.reopen))
+    return Audit(file, daemon.clock, daemon.now, settings.stop_on_full, daemon.on_reopen(file.reopen))
 
 
 audit = Plugin(name="audit", make=make, settings=AuditSettings)

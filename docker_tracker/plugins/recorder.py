@@ -123,7 +123,8 @@ class Recorder(Interceptor):
     :param job: Its name.
     :param ledger: Where it is recorded.
     :param engine: For the look-ups.
-    :param clock: Tells the time, in seconds since the epoch.
+    :param clock: For delays.
+    :param now: Seconds since the epoch.
     :param owns_pulled: Whether images that the job pulls are its own.
     """
 
@@ -137,6 +138,7 @@ class Recorder(Interceptor):
         ledger: ILedger,
         engine: IEngine,
         clock: IReactorTime,
+        now: Callable[[], float],
         *,
         owns_pulled: bool = False,
     ) -> None:
@@ -145,6 +147,7 @@ class Recorder(Interceptor):
         self._ledger = ledger
         self._engine = engine
         self._clock = clock
+        self._now = now
         self._owns_pulled = owns_pulled
         self._tasks: set[Deferred[None]] = set()
         self._new: list[_Course] = []
@@ -351,7 +354,7 @@ class Recorder(Interceptor):
                 names=names,
                 before=await before(),
                 exchange=exchange.id,
-                started=self._clock.seconds(),
+                started=self._now(),
             )
             number = await self._written(self._ledger.intend(intent, engine))
         except EngineError as error:
@@ -763,7 +766,7 @@ def _who(exchange: Exchange) -> dict[str, str]:
 def make(settings: NoSettings, job: IJob, daemon: IDaemon) -> Recorder:
     """Return the interceptor of a job."""
     owns_pulled = daemon.settings.reap.pulled_images
-    return Recorder(job.id, job.name, daemon.ledger, daemon.engine, daemon.clock, owns_pulled=owns_pulled)
+    return Recorder(job.id, job.name, daemon.ledger, daemon.engine, daemon.clock, daemon.now, owns_pulled=owns_pulled)
 
 
 recorder = Plugin(name="recorder", make=make)

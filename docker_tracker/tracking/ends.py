@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTime, IReadDescriptor
+from twisted.internet.interfaces import IReactorFDSet, IReactorTime, IReadDescriptor
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -160,13 +160,12 @@ class _Part(Protocol):
 class EndWatch:
     """Waits for the first thing that ends a job, and says what it was.
 
-    :param reactor: Tells the time, and when the process ends.
+    :param reactor: For delays, by a clock that nobody sets, and to be told when the process ends.
     :param engine: Tells when the container ends. While it does not answer, the container has not ended.
     :param job: Whose request is resolved.
     :param over: Is called with the reason, in words, at most once, and never within `start` or `lease`.
     :param busy: Whether the job has an exchange or a stream now, or had one since it was last asked.
     :param now: The time since the epoch in seconds, as `IJob.created`.
-    :param monotonic: A time in seconds that nobody sets.
     """
 
     def __init__(
@@ -177,8 +176,6 @@ class EndWatch:
         over: Callable[[str], None],
         busy: Callable[[], bool],
         now: Callable[[], float] = time.time,
-        *,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._reactor = reactor
         self._engine = engine
@@ -187,7 +184,6 @@ class EndWatch:
         self._over = over
         self._busy = busy
         self._now = now
-        self._monotonic = monotonic
         self._parts: list[_Part] = []
         self._process: _Part | None = None
         self._stopped = False
@@ -206,7 +202,7 @@ class EndWatch:
             left = min(max(self._job.created + ends.ttl - self._now(), 0.0), ends.ttl)
             self._parts.append(self._after(left, f"its time of {ends.ttl:g} s was over"))
         if ends.idle is not None:
-            self._parts.append(_Idle(self._reactor, self._busy, ends.idle, self._end, self._monotonic))
+            self._parts.append(_Idle(self._reactor, self._busy, ends.idle, self._end))
         self._await_holder()
 
     def lease(self) -> ILease:
@@ -234,7 +230,7 @@ class EndWatch:
         self._parts.append(self._after(0.0, reason))
 
     def _after(self, seconds: float, reason: str) -> _Deadline:
-        return _Deadline(self._reactor, self._monotonic, seconds, lambda: self._end(reason))
+        return _Deadline(self._reactor, seconds, lambda: self._end(reason))
 
     def _watch_process(self, process: Process) -> None:
         try:
@@ -248,9 +244,7 @@ class EndWatch:
                 problem=error.strerror,
                 job=self._job.id,
             )
-            self._process = _Deadline(
-                self._reactor, self._monotonic, _RETRY_SECONDS, lambda: self._watch_process(process)
-            )
+            self._process = _Deadline(self._reactor, _RETRY_SECONDS, lambda: self._watch_process(process))
             return
         if found == process:
             ended = f"process {process.pid} ended"
@@ -282,31 +276,15 @@ class _Lease:
 
 
 class _Deadline:
-    """Calls back once so many seconds have passed, also if the clock that the reactor goes by is set forward."""
+    """Calls back once so many seconds have passed."""
 
-    def __init__(
-        self, reactor: IReactorTime, monotonic: Callable[[], float], seconds: float, then: Callable[[], None]
-    ) -> None:
-        self._reactor = reactor
-        self._monotonic = monotonic
-        self._due = monotonic() + seconds
-        self._then = then
-        self._call: IDelayedCall | None = reactor.callLater(seconds, self._ring)
+    def __init__(self, reactor: IReactorTime, seconds: float, then: Callable[[], None]) -> None:
+        self._call = reactor.callLater(seconds, then)
 
     def stop(self) -> None:
         """Do not call back."""
-        if self._call is not None and self._call.active():
+        if self._call.active():
             self._call.cancel()
-        self._call = None
-
-    def _ring(self) -> None:
-        left = self._due - self._monotonic()
-        # Two clocks never agree to the last bit.
-        if left > 0.01:
-            self._call = self._reactor.callLater(left, self._ring)
-        else:
-            self._call = None
-            self._then()
 
 
 class _Idle:
@@ -318,16 +296,14 @@ class _Idle:
         busy: Callable[[], bool],
         seconds: float,
         end: Callable[[str], None],
-        monotonic: Callable[[], float],
     ) -> None:
         self._reactor = reactor
         self._busy = busy
         self._seconds = seconds
         self._end = end
-        self._monotonic = monotonic
         least, most = _IDLE_BOUNDS
         self._period = min(max(seconds / _IDLE_POLLS, least), most)
-        self._since = monotonic()
+        self._since = reactor.seconds()
         self._call = reactor.callLater(self._period, self._look)
 
     def stop(self) -> None:
@@ -336,7 +312,7 @@ class _Idle:
             self._call.cancel()
 
     def _look(self) -> None:
-        now = self._monotonic()
+        now = self._reactor.seconds()
         if self._busy():
             self._since = now
         elif now - self._since >= self._seconds:

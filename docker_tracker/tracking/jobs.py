@@ -117,7 +117,6 @@ class Jobs:
     :param directory: Of their unix sockets.
     :param drain_seconds: For exchanges in flight when a job ends.
     :param now: Seconds since the epoch.
-    :param monotonic: A time in seconds that nobody sets.
     """
 
     log = Logger()
@@ -132,9 +131,7 @@ class Jobs:
         directory: Path,
         drain_seconds: float,
         now: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.monotonic = monotonic
         self.reactor, self.ledger, self.engine = reactor, ledger, engine
         self.doors, self.reaper, self.drain_seconds, self.now = doors, reaper, drain_seconds, now
         self.reconciler: Reconciles | None = None
@@ -521,9 +518,7 @@ class _Course(Course):
         if self.job.name != DEFAULT:
             jobs = self._jobs
             over = lambda reason: jobs.ended(self, reason)  # noqa: E731
-            self.watch = EndWatch(
-                jobs.reactor, jobs.engine, self.job, over, self.door.busy, jobs.now, monotonic=jobs.monotonic
-            )
+            self.watch = EndWatch(jobs.reactor, jobs.engine, self.job, over, self.door.busy, jobs.now)
             self.watch.start()
 
     def drain(self) -> None:
