@@ -178,6 +178,14 @@ class LineTests(Case):
             },
         )
 
+    def test_clock_that_was_set(self) -> None:
+        """The time is what the machine's clock says now of the beginning; the duration does not go by it."""
+        self.daemon.ahead = 3600.0
+        usual, set_forward = timestamp(STARTED), timestamp(STARTED + 3600)
+        line = self.line(exchange())
+        self.assertEqual((line["time"], line["duration"]), (set_forward, 0.0))
+        self.assertNotEqual(usual, set_forward)
+
     def test_peers(self) -> None:
         """Of a process its program only; of others their address and certificate."""
         process = Peer(pid=os.getpid(), uid=0, gid=0)
