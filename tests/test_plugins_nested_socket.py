@@ -47,9 +47,9 @@ class _Case(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.host = short_directory(self)
-        for name in ("run", "tracker/jobs", "state", "plugins", "etc/tracker", "src", "var"):
+        for name in ("run", "tracker/jobs", "state", "plugins", "etc/docker-tracker", "src", "var"):
             (self.host / name).mkdir(parents=True)
-        (self.host / "etc/tracker/tracker.toml").write_text("")
+        (self.host / "etc/docker-tracker/tracker.toml").write_text("")
         (self.host / "var/run").symlink_to("../run")
         self.engine = self.listen("run/docker.sock")
         self.default = self.listen("tracker/docker.sock")
@@ -72,7 +72,7 @@ class _Case(SynchronousTestCase):
             "run_dir": self.host / "tracker",
             "state_dir": self.host / "state",
             "plugin_dirs": (self.host / "plugins",),
-            "config_file": self.host / "etc/tracker/tracker.toml",
+            "config_file": self.host / "etc/docker-tracker/tracker.toml",
         }
         return make_settings(**{**given, **changes})
 
@@ -170,11 +170,25 @@ class OnTests(_Case):
         made = self.made(parents="leave", control=str(self.host / "src/control.sock"))
         (self.host / "src/link").symlink_to("../state")
         for name in (
-            *("state", "state/ledger.sqlite", "tracker", "tracker/jobs", "plugins/x.py", "etc/tracker/tracker.toml"),
-            *("src/link", "src/link/ledger.sqlite", "src/control.sock"),
+            *("state", "state/ledger.sqlite", "tracker", "tracker/jobs", "plugins/x.py", "src/control.sock"),
+            *("src/link", "src/link/ledger.sqlite"),
+            *("etc/docker-tracker", "etc/docker-tracker/tracker.toml", "etc/docker-tracker/key.pem"),
         ):
             self.assertIn("belongs to the tracker", self.refused(made, self.host / name))
         self.assertIn("belongs to the tracker", self.refused(made, self.other))
+
+    def test_configuration_elsewhere(self) -> None:
+        """A file in a directory that is not for the tracker alone is covered; what is beside it is not."""
+        file = self.host / "src/tracker.toml"
+        file.write_text("")
+        made = self.made(parents="leave", config_file=file)
+        self.assertIn("belongs to the tracker", self.refused(made, file))
+        for source in (f"{self.host}/src", f"{self.host}/src/other"):
+            self.assertEqual(self.mounted(made, source), source)
+        made = self.made(parents="leave", config_file=Path("/etc/ours/tracker.toml"))
+        self.assertIn("belongs to the tracker", self.refused(made, "/etc/ours/key.pem"))
+        made = self.made(parents="leave", config_file=Path("/etc/tracker.toml"))
+        self.assertEqual(self.mounted(made, "/etc/ssl"), "/etc/ssl")
 
     def test_parents(self) -> None:
         """A directory above all that is refused, or left and told once."""
@@ -182,7 +196,7 @@ class OnTests(_Case):
         parents = [
             "/",
             str(self.host),
-            *(f"{self.host}/{name}" for name in ("run", "var/run", "etc", "src/up", "etc/tracker")),
+            *(f"{self.host}/{name}" for name in ("run", "var/run", "etc", "src/up")),
         ]
         refusing, leaving = self.made(parents="refuse"), self.made(parents="leave")
         for source in parents:

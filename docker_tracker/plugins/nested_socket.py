@@ -32,6 +32,8 @@ from docker_tracker.job import DEFAULT
 T = TypeVar("T")
 
 _START: Final = "container_start"  # could bring a HostConfig along
+_OF_CONFIGURATIONS: Final = Path("/etc")
+_OWN_NAME: Final = "docker-tracker"
 _KNOWN: Final = ("/var/run/docker.sock", "/run/docker.sock", "/run/podman/podman.sock")
 _OF_USERS: Final = ("/run/user/{}/docker.sock", "/run/user/{}/podman/podman.sock")
 
@@ -244,13 +246,23 @@ class NestedSocket(Interceptor):
         return found
 
 
+def _configuration(file: Path) -> list[Path]:
+    """Return the configuration file, and its directory if that is for the tracker: keys and drop-ins are in there, too.
+
+    One below ``/etc``, or named after us, is; a home or a project's directory, which jobs mount, is not.
+    """
+    directory = Path(clean(str(file))).parent
+    own = directory.name.startswith(_OWN_NAME) or directory.is_relative_to(_OF_CONFIGURATIONS)
+    return [file, directory] if own and directory != _OF_CONFIGURATIONS else [file]
+
+
 def make(settings: NestedSocketSettings, job: IJob, daemon: IDaemon) -> NestedSocket:
     """Return the interceptor of a job."""
     told = daemon.settings
     listeners = tuple(listener.path for listener in told.listeners if listener.kind == "unix")
     socket = job.socket or (listeners[0] if job.name == DEFAULT and listeners else "")
     ours: list[Path | str] = [told.state_dir, told.run_dir, *told.plugin_dirs]
-    ours += [told.config_file] if told.config_file is not None else []
+    ours += _configuration(told.config_file) if told.config_file is not None else []
     ours += [told.control] if told.control != "none" else []
     places = Places(told.engine, socket, listeners, tuple(map(str, ours)))
     threads = daemon.clock if IReactorThreads.providedBy(daemon.clock) else None
