@@ -153,7 +153,8 @@ class ILease(Interface):
 class IJobs(Interface):
     """The jobs of this instance: what the control API serves.
 
-    A reference is a job's ID, or a name: then it means the job of that name that accepts clients, else the latest.
+    A reference is a job's ID; a name: then it means the job of that name that accepts clients, else the latest; or at
+    least twelve characters that one job's ID begins with.
     Every method raises `docker_tracker.errors.RefusedError` for what cannot be done: 400 for what is wrong in itself,
     404 for a reference that means nothing, 409 for what does not go now; `docker_tracker.errors.LedgerError` and
     `docker_tracker.errors.EngineError` for what failed.

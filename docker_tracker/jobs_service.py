@@ -91,10 +91,8 @@ class JobsService:
             self._reactor,
             settings.reconcile,
             instance,
-            jobs.open_jobs,
+            jobs,
             lambda: self._in_thread(alive_elsewhere, settings.state_dir, _warn),
-            retry=jobs.retry,
-            tell=jobs.tell,
             done=self._reconciled,
         )
         jobs.reconciler = reconciler

@@ -472,6 +472,51 @@ class JobsTests(SynchronousTestCase):
         self.assertEqual({self.jobs.get(job.id).id for job in (first, second)}, {first.id, second.id})
         self.assertIn(self.jobs.get("build").id, (first.id, second.id))
 
+    def test_found(self) -> None:
+        """A job that only labels told of is listed until it is gone, over restarts, too; the reconciler reaps it."""
+        web, default = (
+            self.result(self.jobs.found(name * 4, name, NOW - 5, {"things": {}})) for name in ("web", DEFAULT)
+        )
+        self.assertEqual([job.id for job in self.jobs.jobs()], ["webwebwebweb", *self.jobs.open_jobs()])
+        self.stop()
+        self.start_again()
+        self.assertEqual(self.jobs.get("web"), web)
+        self.assertNotIn(web.id, self.jobs.open_jobs())
+        self.assertEqual((self.reaper.reaped, self.result(self.jobs.over("web"))), ([], web))
+        item = ReapItem(kind="volume", identifier="v", outcome="left")
+        self.result(self.jobs.reaped(web, ReapReport(job_id=web.id, job="web", items=(item,)), False))
+        job = self.jobs.get("web")
+        assert job.report is not None
+        self.assertEqual((job.state, job.report.left), (JobState.FAILED, (item,)))
+        self.result(self.jobs.reap("web"))
+        self.assertEqual((self.reaper.reaped, self.jobs.get("web").state), (["web"], JobState.GONE))
+        self.result(self.jobs.reaped(web, ReapReport(job_id=web.id, job="web"), True))
+        found = ["job found", "job found", "job reaped", "job gone"]
+        self.assertEqual([event["event"] for event in self.successResultOf(self.jobs.events(0))], found)
+        self.assertEqual((default.state, default.name), (JobState.GONE, DEFAULT))
+
+    def test_found_when_idle(self) -> None:
+        """A tracker that stops when it is idle waits for the end of such a job."""
+        idle: list[int] = []
+        self.jobs.on_idle = lambda: idle.append(len(self.jobs.jobs()))
+        job = self.result(self.jobs.found("lost", "web", NOW - 5, {}))
+        self.make()
+        self.result(self.jobs.end("build", "enough"))
+        self.assertEqual(idle, [])
+        self.result(self.jobs.reaped(job, ReapReport(job_id="lost", job="web"), True))
+        self.assertEqual(idle, [1])
+
+    def test_short_id(self) -> None:
+        """A job is meant by the first twelve characters of its ID, if no other one's begins so; names come first."""
+        job = self.make()
+        self.assertEqual(self.jobs.get(job.id[:12]), job)
+        self.assertRaises(RefusedError, self.jobs.get, job.id[:11])
+        named = self.make(job.id[:12])
+        self.assertEqual(self.jobs.get(job.id[:12]), named)
+        for number in "12":
+            self.result(self.jobs.found("f" * 31 + number, "web", NOW, {}))
+        self.assertIn("several", str(self.assertRaises(RefusedError, self.jobs.get, "f" * 12)))
+
     def test_restart_without_socket(self) -> None:
         """A job whose socket is not to be had after a restart ends, and all others go on."""
         self.make()

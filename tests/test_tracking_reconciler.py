@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
@@ -12,11 +13,43 @@ from docker_tracker.errors import LedgerError
 from docker_tracker.interfaces import IJob
 from docker_tracker.job import JobState, ReapReport
 from docker_tracker.job_settings import ReconcileSettings
+from docker_tracker.tracking.jobs import Jobs
 from docker_tracker.tracking.reconciler import Reconciler
 from tests.support.model_engine import UNAVAILABLE
 from tests.test_tracking_reaper import START, ReapCase
 
 HOUR = 3600.0
+
+
+class RecordingJobs(Jobs):
+    """Jobs that no socket is opened for; what is asked of them is written down.
+
+    :ivar others: Jobs that are open as well.
+    """
+
+    def __init__(self, case: ReconcileCase) -> None:
+        super().__init__(
+            case.clock,  # type: ignore[arg-type]  # no process is watched
+            case.ledger,
+            case.engine,
+            None,  # type: ignore[arg-type]  # no job is started
+            case.reaper(),
+            Path("/run/jobs"),
+            5.0,
+            now=case.clock.seconds,
+        )
+        self.others: dict[str, IJob] = {}
+        self.retries = 0
+        self.told: list[tuple[str, str, Mapping[str, Any]]] = []
+
+    def open_jobs(self) -> dict[str, IJob]:
+        return {**super().open_jobs(), **self.others}
+
+    def retry(self) -> None:
+        self.retries += 1
+
+    def tell(self, event: str, job: IJob | None, data: Mapping[str, Any]) -> None:
+        self.told.append((event, job.id if job else "", data))
 
 
 class ReconcileCase(ReapCase):
@@ -25,11 +58,9 @@ class ReconcileCase(ReapCase):
     def setUp(self) -> None:
         super().setUp()
         self.clock.advance(HOUR)
-        self.open: dict[str, IJob] = {}
+        self.jobs = RecordingJobs(self)
         self.elsewhere: set[str] = set()
         self.looks_elsewhere = 0
-        self.retries = 0
-        self.told: list[tuple[str, dict[str, Any]]] = []
 
     def end(self, state: str = "gone") -> None:
         self.job = self.successResultOf(self.ledger.set_job(self.job.id, JobState(state)))
@@ -45,9 +76,6 @@ class ReconcileCase(ReapCase):
         return {f"docker-tracker.{key}": value for key, value in values.items() if value}
 
     def reconciler(self, **settings: Any) -> Reconciler:
-        def retry() -> None:
-            self.retries += 1
-
         async def look() -> Callable[[str, bool], bool]:
             self.looks_elsewhere += 1
             return lambda job_id, known: job_id in self.elsewhere and not known
@@ -59,11 +87,9 @@ class ReconcileCase(ReapCase):
             self.clock,
             ReconcileSettings(**settings),
             "instance",
-            lambda: self.open,
+            self.jobs,
             look,
             now=self.clock.seconds,
-            retry=retry,
-            tell=lambda event, job, data: self.told.append((event, data)),
         )
 
     def once(self, dry_run: bool = False, adopt: str = "", **settings: Any) -> ReapReport:
@@ -85,8 +111,8 @@ class FindTests(ReconcileCase):
         report = self.once()
         self.assertEqual((report.problem, report.left, self.all_names()), ("", (), set()))
         self.assertEqual(len(report.items), 7)
-        self.assertEqual(self.told, [("reconciled", {"removed": 7})])
-        self.assertEqual(self.retries, 1)
+        self.assertEqual(self.jobs.told, [("reconciled", "", {"removed": 7})])
+        self.assertEqual(self.jobs.retries, 1)
 
     def test_lost_answer(self) -> None:
         """A container whose create was answered to nobody, after its job was gone, is found by its label."""
@@ -94,23 +120,32 @@ class FindTests(ReconcileCase):
         self.old("container", "unheard-of")
         self.assertEqual(self.outcomes(self.once()), {"unheard-of": "removed"})
 
-    def test_failed_job(self) -> None:
-        """What is left of a job that failed is tried again; then the job is gone."""
-        self.end("failed")
-        self.old("volume", "left")
-        self.assertTrue(self.once().complete)
-        (job,) = [job for job in self.successResultOf(self.ledger.jobs(everything=True)) if job.id == self.job.id]
-        self.assertEqual(job.state, JobState.GONE)
-
     def test_still_failed(self) -> None:
-        """While something of it is left, or too young, it has failed."""
-        for created in (START, START + HOUR - 1):
-            self.end("failed")
-            volume = self.record("volume", self.old("volume", f"v{created:g}", created=created))
-            self.engine.mount(self.engine.add("container", "stranger"), volume)
-            self.once()
-            jobs = {job.id: job.state for job in self.successResultOf(self.ledger.jobs(everything=True))}
-            self.assertEqual(jobs[self.job.id], JobState.FAILED)
+        """While something of an unknown job is too young, or left, it has failed, and is listed; then it is gone."""
+        volume = self.old("volume", "v", self.unknown(), created=START)
+        stranger = self.engine.add("container", "stranger")
+        self.engine.mount(stranger, volume)
+        reconciler = self.reconciler(creation_grace=HOUR + 100)
+        for reasons in ([], ["in use"]):
+            self.finish(reconciler.once())
+            (job,) = self.jobs.jobs()
+            assert job.report is not None
+            self.assertEqual((job.id, job.state, len(job.report.left)), ("lost", JobState.FAILED, len(reasons)))
+            for reason, item in zip(reasons, job.report.left, strict=True):
+                self.assertIn(reason, item.reason)
+            self.clock.advance(HOUR)
+        del self.engine.things["container"][stranger]
+        self.finish(reconciler.once())
+        self.assertEqual((self.jobs.jobs(), self.jobs.get("lost").state), ([], JobState.GONE))
+
+    def test_removed_by_others(self) -> None:
+        """An unknown job whose things somebody else removes is gone as well."""
+        volume = self.old("volume", "v", self.unknown(), created=START)
+        self.once(creation_grace=2 * HOUR)
+        self.assertEqual(self.jobs.get("lost").state, JobState.FAILED)
+        del self.engine.things["volume"][volume]
+        self.once(creation_grace=2 * HOUR)
+        self.assertEqual(self.jobs.get("lost").state, JobState.GONE)
 
     def test_unknown_job(self) -> None:
         """A job that only labels tell of is written down, with what it made, and reaped."""
@@ -126,6 +161,10 @@ class FindTests(ReconcileCase):
         assert job is not None
         self.assertEqual((resource.name, job.name, job.state), ("web", "web", JobState.GONE))
         self.assertEqual((job.created, intent), (START - 50, None))
+        self.assertEqual(self.jobs.get("lost"), job)
+        found, gone, _ = self.jobs.told
+        self.assertEqual(found, ("job found", "lost", {"things": {"container": 1, "volume": 1}}))
+        self.assertEqual((gone[:2], gone[2]["removed"]), (("job gone", "lost"), {"container": 1, "volume": 1}))
 
     def test_inherited(self) -> None:
         """A container that has an unknown job's labels from its image is anybody's, and stays."""
@@ -166,7 +205,7 @@ class FindTests(ReconcileCase):
             report = self.once(dry_run=True)
         self.assertEqual(self.outcomes(report), {"v": "would remove"})
         self.assertTrue(any(event.get("outcome") == "would remove" for event in logs))
-        self.assertEqual((self.all_names(), self.told, self.retries), ({"v"}, [], 0))
+        self.assertEqual((self.all_names(), self.jobs.told, self.jobs.retries), ({"v"}, [], 0))
 
 
 class LeaveTests(ReconcileCase):
@@ -274,7 +313,7 @@ class LeaveTests(ReconcileCase):
         """Whom somebody answers for is left alone; an earlier default had no end, and is told of."""
         self.old("volume", "mine")
         self.end("failed")
-        self.open[self.job.id] = self.job
+        self.jobs.others[self.job.id] = self.job
         default = self.successResultOf(self.ledger.job("default")).id
         self.old("volume", "default", self.unknown(default, "default"))
         self.old("volume", "before", self.unknown("older", "default"))
@@ -284,6 +323,8 @@ class LeaveTests(ReconcileCase):
         self.assertEqual(self.all_names(), {"mine", "default", "before"})
         self.assertIn(("volume", "before"), self.existing())
         self.assertEqual(self.outcomes(self.once()), {"before": "kept"})
+        self.assertEqual(self.finish(self.jobs.reap("older")).left, ())
+        self.assertEqual((self.all_names(), self.once().items), ({"mine", "default"}, ()))
 
 
 class AdoptTests(ReconcileCase):

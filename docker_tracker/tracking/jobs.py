@@ -30,6 +30,7 @@ from docker_tracker.records import Intent, Relation, Resource
 from docker_tracker.tracking.ends import EndWatch, IEndReactor, resolve
 from docker_tracker.tracking.life import Course, Life, make_life
 
+_SHORT_ID: Final = 12  # characters: what the client command shows of an ID
 _LONGEST_PATH: Final = 107  # bytes: sockaddr_un of unix(7) has 108, with a zero at the end
 MOST_PAST: Final = 1000  # jobs that are over and still known by name; each with its last report
 _RETRY_SECONDS: Final = 5.0  # after the ledger could not be written
@@ -38,6 +39,7 @@ _GOOD: Final = range(200, 300)
 _POLL_SECONDS: Final = 0.05  # while clients of a job that ended are waited for
 _KEPT: Final = "the job failed, and is kept for a while"
 _FAILED: Final = "failed: "  # stands before the reason, so that a restart knows it
+_FOUND: Final = "found by its labels: the ledger did not know of it"  # the reason; a restart knows it by that
 
 
 class Door(Protocol):
@@ -141,6 +143,7 @@ class Jobs:
         self._directory = directory
         self._courses: dict[str, _Course] = {}
         self._past: dict[str, IJob] = {}
+        self._found: dict[str, IJob] = {}  # those that only labels told of: the reconciler removes what they made
         self._told: list[Callable[[Mapping[str, Any]], None]] = []
         self._starting = DeferredLock()
         self._running: set[Deferred[Any]] = set()
@@ -157,7 +160,7 @@ class Jobs:
         :raises ConfigurationError: what the configuration says for the job "default" cannot be had.
         """
         for job in jobs:
-            if job.state is JobState.GONE:
+            if job.state is JobState.GONE or (job.state is JobState.FAILED and job.reason == _FOUND):
                 self._remember(job)
                 continue
             course = self._courses[job.id] = _Course(self, job)
@@ -239,23 +242,23 @@ class Jobs:
         course = self._courses.get(reference)
         if course is not None:
             return course.job
-        if reference in self._past:
-            return self._past[reference]
-        named = [job for job in self.jobs(everything=True) if job.name == reference]
-        for job in named:
-            if job.state is JobState.OPEN:
-                return job
-        if not named:
-            raise RefusedError(f"there is no job {reference[:80]!r}", 404)
-        return named[-1]
+        known = self.jobs(everything=True)
+        meant = [job for job in known if job.id == reference] or [job for job in known if job.name == reference]
+        if not meant and len(reference) >= _SHORT_ID:
+            meant = [job for job in known if job.id.startswith(reference)]
+            if len(meant) > 1:
+                raise RefusedError(f"{reference[:80]!r} is the beginning of several jobs' IDs: write more of it")
+        if meant:
+            return next((job for job in meant if job.state is JobState.OPEN), meant[-1])
+        raise RefusedError(f"there is no job {reference[:80]!r}", 404)
 
     def jobs(self, everything: bool = False) -> list[IJob]:
         """See `IJobs.jobs`."""
-        found = [course.job for course in self._courses.values()]
-        return [*self._past.values(), *found] if everything else found
+        there = [*self._found.values(), *(course.job for course in self._courses.values())]
+        return [*self._past.values(), *there] if everything else there
 
     def open_jobs(self) -> dict[str, IJob]:
-        """Return the jobs that somebody answers for, by their IDs: all that are neither gone nor failed for good."""
+        """Return the jobs that somebody answers for, by their IDs: all that are neither gone nor found."""
         return {identifier: course.job for identifier, course in self._courses.items()}
 
     async def end(self, reference: str, reason: str, failed: bool = False) -> IJob:
@@ -297,6 +300,8 @@ class Jobs:
             course = self._courses.get(job.id)
             if course is not None and course.job.state is JobState.FAILED and report.complete:
                 course.release()
+            elif job.id in self._found:
+                await self.reaped(job, report, report.complete)
         return report
 
     async def reconcile(self, dry_run: bool = False, adopt: str = "") -> ReapReport:
@@ -332,6 +337,34 @@ class Jobs:
     def stop_events(self, on_event: Callable[[Mapping[str, Any]], None]) -> None:
         """See `IJobs.stop_events`."""
         self._told.remove(on_event)
+
+    # For the reconciler
+
+    async def found(self, job_id: str, name: str, created: float, data: Mapping[str, Any]) -> IJob:
+        """Take note of a job that only labels tell of, so that it can be named; the reconciler removes what it made.
+
+        :param created: Of the oldest thing that bears its label, in seconds since the epoch.
+        :param data: What the event says of it.
+        :return: It is gone already if it was a "default", whose things stay until it is reaped.
+        """
+        job = await self.ledger.restore_job(job_id, name, created, _FOUND)
+        if job.id not in self._courses:
+            self._remember(job)
+            self.tell("job found", job, data)
+        return job
+
+    async def reaped(self, job: IJob, report: ReapReport, over: bool) -> None:
+        """Write down what the reap of a job that was found did.
+
+        :param over: Whether nothing of it is left.
+        """
+        if job.id not in self._found:
+            return
+        job = await self.ledger.set_job(job.id, JobState.GONE if over else JobState.FAILED, report=report)
+        self._remember(job)
+        if over:
+            self.tell("job gone", job, _summary(report))
+            self._check_idle()
 
     # For the jobs on their way
 
@@ -381,8 +414,7 @@ class Jobs:
         """Forget a job that is gone."""
         del self._courses[course.job.id]
         self._remember(course.job)
-        if self.on_idle is not None and all(each.job.name == DEFAULT for each in self._courses.values()):
-            self.on_idle()
+        self._check_idle()
 
     def ended(self, course: _Course, reason: str) -> None:
         """A job's end was seen."""
@@ -471,7 +503,15 @@ class Jobs:
             raise RefusedError(f"there is no container {reference[:80]!r} for the job to be tied to")
         return str(found["Id"])
 
+    def _check_idle(self) -> None:
+        if self.on_idle is not None and all(job.name == DEFAULT for job in self.jobs()):
+            self.on_idle()
+
     def _remember(self, job: IJob) -> None:
+        self._found.pop(job.id, None)
+        if job.state is not JobState.GONE:
+            self._found[job.id] = job
+            return
         self._past.pop(job.id, None)
         self._past[job.id] = job
         while len(self._past) > MOST_PAST:

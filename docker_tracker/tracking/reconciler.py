@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredLock, DeferredSemaphore
@@ -41,7 +41,6 @@ from docker_tracker.tracking.worker import Worker
 _LEAST_CALL_SECONDS: Final = 30.0
 _JOBS_AT_ONCE: Final = 4
 _CLOCK_SLACK: Final = 60.0  # by which an engine's clock may be wrong
-_FOUND: Final = "found by its labels: the ledger did not know of it"
 _LIVE: Final = (JobState.OPEN, JobState.DRAINING, JobState.REAPING)
 
 
@@ -66,6 +65,25 @@ async def _alone() -> Callable[[str, bool], bool]:
     return lambda job_id, known: False
 
 
+class Answering(Protocol):
+    """Who answers for jobs: `docker_tracker.tracking.jobs.Jobs` says what these do."""
+
+    def open_jobs(self) -> Mapping[str, IJob]:
+        """See `Jobs.open_jobs`."""
+
+    async def found(self, job_id: str, name: str, created: float, data: Mapping[str, Any]) -> IJob:
+        """See `Jobs.found`."""
+
+    async def reaped(self, job: IJob, report: ReapReport, over: bool) -> None:
+        """See `Jobs.reaped`."""
+
+    def retry(self) -> None:
+        """See `Jobs.retry`."""
+
+    def tell(self, event: str, job: IJob | None, data: Mapping[str, Any]) -> None:
+        """See `Jobs.tell`."""
+
+
 class Reconciler(Worker):
     """Compares and mends, as long as the service runs; `once` does it at any time.
 
@@ -75,12 +93,10 @@ class Reconciler(Worker):
     :param clock: For waiting.
     :param settings: The table [reconcile].
     :param instance: This tracker's ID.
-    :param open_jobs: Gives the jobs that somebody answers for.
+    :param jobs: Knows the jobs that somebody answers for, and is told of those that nobody does.
     :param alive_elsewhere: Looks once in a pass; what it returns says whether another tracker of this instance (a
         private one) holds a job, by its ID and whether the ledger knows it.
     :param now: Seconds since the epoch.
-    :param retry: Has jobs that failed tried again.
-    :param tell: Is told what was done: an event's name, no job, data.
     :param done: Is given the report of each pass; one that could not be made has no ``passes``.
     """
 
@@ -95,19 +111,17 @@ class Reconciler(Worker):
         clock: IReactorTime,
         settings: ReconcileSettings,
         instance: str,
-        open_jobs: Callable[[], Mapping[str, IJob]],
+        jobs: Answering,
         alive_elsewhere: Callable[[], Awaitable[Callable[[str, bool], bool]]] = _alone,
         *,
         now: Callable[[], float] = time.time,
-        retry: Callable[[], None] = lambda: None,
-        tell: Callable[[str, IJob | None, dict[str, Any]], object] = lambda event, job, data: None,
         done: Callable[[ReapReport], object] = lambda report: None,
     ) -> None:
         self._engine, self._ledger, self._reaper, self._clock = engine, ledger, reaper, clock
         self._settings = settings
         self._instance = instance
-        self._open_jobs, self._alive_elsewhere = open_jobs, alive_elsewhere
-        self._now, self._retry, self._tell, self._done = now, retry, tell, done
+        self._jobs, self._alive_elsewhere = jobs, alive_elsewhere
+        self._now, self._done = now, done
         self._turn = DeferredLock()
         self._failed = False
 
@@ -176,7 +190,7 @@ class Reconciler(Worker):
                     identifier=item.identifier,
                 )
         if counts.get("removed"):
-            self._tell("reconciled", None, counts)
+            self._jobs.tell("reconciled", None, counts)
 
     async def _pass(self, dry_run: bool, adopt: str, items: list[ReapItem]) -> list[str]:
         """Do all of it; return what went wrong on the way, job by job."""
@@ -194,7 +208,10 @@ class Reconciler(Worker):
         # Jobs are asked for after things: whatever was seen then, its job was there before it.
         # Not all that there ever were: there may be very many, and meanwhile nobody else is served by the ledger.
         jobs = {job.id: job for job in (*await self._ledger.some_jobs(traces), *await self._ledger.jobs())}
-        live = {job.id for job in jobs.values() if job.state in _LIVE}.union(self._open_jobs())
+        live = {job.id for job in jobs.values() if job.state in _LIVE}.union(self._jobs.open_jobs())
+        for each in jobs.values():
+            if each.state is JobState.FAILED:  # it may be that nothing of it is left
+                traces.setdefault(each.id, _Traces(each.name))
         begun = next((job.created for job in jobs.values() if job.name == DEFAULT and job.ended is None), 0.0)
         elsewhere = await self._alive_elsewhere()
         wanted = []
@@ -223,7 +240,7 @@ class Reconciler(Worker):
             items += report.items
         items += await self._by_heuristic(cutoff, known, dry_run)
         if not dry_run:
-            self._retry()
+            self._jobs.retry()
         return [f"job {report.job}: {report.problem}" for report in reports if report.problem]
 
     async def _healthy(self) -> None:
@@ -280,7 +297,10 @@ class Reconciler(Worker):
         name = trace.name or "unknown"
         if dry_run:
             return Job(id=job_id, request=JobRequest(name=name), state=JobState.FAILED, created=created)
-        job = await self._ledger.restore_job(job_id, name, created, _FOUND)
+        counts: dict[str, int] = {}
+        for kind, _ in trace.things:
+            counts[kind] = counts.get(kind, 0) + 1
+        job = await self._jobs.found(job_id, name, created, {"things": counts})
         await self._ledger.adopt(
             [
                 Resource(kind=kind, identifier=seen.identifier, name=(*seen.names, "")[0], job_id=job_id)
@@ -293,10 +313,12 @@ class Reconciler(Worker):
     async def _reap(self, job: IJob, dry_run: bool, cutoff: float, turns: DeferredSemaphore) -> ReapReport:
         async with turns:
             report = await self._reaper.reap(job, dry_run=dry_run, made_before=cutoff)
-        if not dry_run and report.complete and job.state is JobState.FAILED:
+        if not dry_run and job.state is JobState.FAILED:
             made = [each for each in await self._ledger.resources(job.id) if each.relation is Relation.MADE]
-            if all(each.identifier in {item.identifier for item in report.items} for each in made):
-                await self._ledger.set_job(job.id, JobState.GONE, report=report)
+            over = report.complete and all(
+                each.identifier in {item.identifier for item in report.items} for each in made
+            )
+            await self._jobs.reaped(job, report, over)
         return report
 
     def _within(self, work: Any) -> Deferred[Any]:
