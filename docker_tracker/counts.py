@@ -7,7 +7,7 @@ an ID, a job's name or anything else that clients choose.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Final
 
 import attrs
@@ -19,7 +19,7 @@ _METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", 
 
 @attrs.define(eq=False)
 class Durations:
-    """How long the exchanges of one operation took.
+    """How long things of one kind took.
 
     :ivar buckets: How many fell between the last bound and this one; one more, at the end, for all that took longer.
     :ivar seconds: Their sum.
@@ -27,6 +27,11 @@ class Durations:
 
     buckets: list[int] = attrs.field(factory=lambda: [0] * (len(BUCKETS) + 1))
     seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one."""
+        self.buckets[bisect_left(BUCKETS, seconds)] += 1
+        self.seconds += seconds
 
 
 @attrs.define(eq=False)
@@ -45,12 +50,13 @@ class Counts:
     :ivar reconciled: When the last one was done, in seconds since the epoch; None: none was.
     :ivar denied: Exchanges that were refused, by who refused: an interceptor, or ``proxy``.
     :ivar mutations: Requests that interceptors changed, by the kind of resource they were about ("other": none).
+    :ivar interceptor_durations: Of hooks that exchanges wait for, by interceptor.
     :ivar interceptor_errors: Hooks that raised or were late, by interceptor.
     :ivar ledger_errors: Calls of the ledger that failed.
     """
 
     requests: Counter[tuple[str, str, str, str]] = attrs.field(factory=Counter)
-    durations: dict[str, Durations] = attrs.field(factory=dict)
+    durations: defaultdict[str, Durations] = attrs.field(factory=lambda: defaultdict(Durations))
     active: int = 0
     streams: Counter[str] = attrs.field(factory=Counter)
     bytes_from_clients: int = 0
@@ -62,6 +68,7 @@ class Counts:
     reconciled: float | None = None
     denied: Counter[str] = attrs.field(factory=Counter)
     mutations: Counter[str] = attrs.field(factory=Counter)
+    interceptor_durations: defaultdict[str, Durations] = attrs.field(factory=lambda: defaultdict(Durations))
     interceptor_errors: Counter[str] = attrs.field(factory=Counter)
     ledger_errors: int = 0
 
@@ -79,15 +86,10 @@ class Counts:
         :param seconds: How long it took.
         """
         self.active -= 1
-        seconds = max(seconds, 0.0)  # clocks jump
         if method not in _METHODS:
             method = "other"
         self.requests[operation, method, "none" if status is None else str(status), decision] += 1
-        durations = self.durations.get(operation)
-        if durations is None:
-            durations = self.durations[operation] = Durations()
-        durations.buckets[bisect_left(BUCKETS, seconds)] += 1
-        durations.seconds += seconds
+        self.durations[operation].add(seconds)
 
     def reconcile_finished(self, result: str, now: float) -> None:
         """A run of the reconciler is over.

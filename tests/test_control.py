@@ -822,7 +822,7 @@ class CountsTests(SynchronousTestCase):
             ("GET", 200, 0.001),
             ("X-1", None, 7000.0),
             ("X-2", None, 0.003),
-            ("GET", 200, -5.0),
+            ("GET", 200, 0.0),
         ):
             counts.began()
             counts.finished("container_list", method, status, "completed", seconds)
@@ -848,6 +848,7 @@ class CountsTests(SynchronousTestCase):
         counts.reconcile_finished("done", 20.0)
         counts.denied["labels"] += 1
         counts.mutations["container"] += 1
+        counts.interceptor_durations["labels"].add(0.002)
         counts.interceptor_errors["audit"] += 1
         used = Resource(kind="image", identifier="i", relation=Relation.USED)
         scrape = Scrape(
@@ -884,6 +885,9 @@ class CountsTests(SynchronousTestCase):
             ("reconcile_last_success_timestamp_seconds", (), 20.0),
             ("denied_total", ("labels",), 1),
             ("mutations_total", ("container",), 1),
+            ("interceptor_duration_seconds_bucket", ("labels", "0.001"), 0),
+            ("interceptor_duration_seconds_bucket", ("labels", "0.005"), 1),
+            ("interceptor_duration_seconds_sum", ("labels",), 0.002),
             ("interceptor_errors_total", ("audit",), 1),
             ("ledger_errors_total", (), 0),
         ):

@@ -501,6 +501,7 @@ class FailureTests(SynchronousTestCase):
                 self.assertEqual(wires.engine.received, create())
             self.flushLoggedErrors()
             self.assertEqual(counts.interceptor_errors["one"], number)
+            self.assertEqual(counts.interceptor_durations["one"].seconds, 5.0 * number)
 
     def test_client_leaves_meanwhile(self) -> None:
         """What was not forwarded is not forwarded; what was saved is saved."""

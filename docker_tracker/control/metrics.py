@@ -19,7 +19,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from docker_tracker.control.probe import Seen
-from docker_tracker.counts import BUCKETS, Counts
+from docker_tracker.counts import BUCKETS, Counts, Durations
 from docker_tracker.records import Relation, Resource
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -76,7 +76,7 @@ def families(scrape: Scrape) -> Iterator[Metric]:
         ("operation", "method", "status", "decision"),
         counts.requests,
     )
-    yield _durations(counts)
+    yield _durations("http_request_duration_seconds", "How long exchanges took.", "operation", counts.durations)
     yield _gauge("requests_active", "Exchanges that are going on.", counts.active)
     yield _gauges("streams_active", "Endless and upgraded exchanges that are going on.", "kind", counts.streams)
     moved = CounterMetricFamily(f"{_PREFIX}bytes", "Bytes that crossed clients' connections.", labels=("direction",))
@@ -103,6 +103,12 @@ def families(scrape: Scrape) -> Iterator[Metric]:
     yield last
     yield _counters("denied_total", "Exchanges that were refused, by who refused.", ("reason",), _single(counts.denied))
     yield _counters("mutations_total", "Requests that were changed.", ("kind",), _single(counts.mutations))
+    yield _durations(
+        "interceptor_duration_seconds",
+        "How long exchanges waited for hooks of interceptors.",
+        "name",
+        counts.interceptor_durations,
+    )
     yield _counters(
         "interceptor_errors_total", "Hooks that raised or were late.", ("name",), _single(counts.interceptor_errors)
     )
@@ -133,12 +139,10 @@ def _counters(name: str, help_: str, labels: Sequence[str], values: Mapping[Any,
     return family
 
 
-def _durations(counts: Counts) -> Metric:
-    family = HistogramMetricFamily(
-        f"{_PREFIX}http_request_duration_seconds", "How long exchanges took.", labels=("operation",)
-    )
+def _durations(name: str, help_: str, label: str, values: Mapping[str, Durations]) -> Metric:
+    family = HistogramMetricFamily(_PREFIX + name, help_, labels=(label,))
     bounds = [*map(str, BUCKETS), "+Inf"]
-    for operation, durations in sorted(counts.durations.items()):
+    for key, durations in sorted(values.items()):
         totals = list(zip(bounds, accumulate(durations.buckets), strict=True))
-        family.add_metric((operation,), totals, durations.seconds)
+        family.add_metric((key,), totals, durations.seconds)
     return family

@@ -55,6 +55,7 @@ async def ask(
     :raises RefusedError: it failed, or was late, and guards.
     :raises CancelledError: the exchange ended meanwhile.
     """
+    began = clock.seconds()
     try:
         deferred = Deferred.fromCoroutine(hook())
         if not deferred.called:
@@ -67,6 +68,8 @@ async def ask(
         if refusal is not None:
             raise refusal from error
         return None
+    finally:
+        named.counts.interceptor_durations[named.name].add(clock.seconds() - began)
 
 
 def tell(interceptors: Iterable[Named], hook: str, exchange: Exchange, *arguments: object) -> None:
