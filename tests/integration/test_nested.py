@@ -53,7 +53,8 @@ class NestedCase(SynchronousTestCase):
         self.addCleanup(self.clean)
         self.daemon.command.append(f"--listen={self.daemon.address}")
         if self.configuration:
-            file = self.daemon.directory / "docker-tracker.toml"
+            file = self.daemon.directory / "docker-tracker/docker-tracker.toml"
+            file.parent.mkdir()
             file.write_text(self.configuration)
             self.daemon.command.append(f"--config={file}")
         self.daemon.start()
@@ -136,6 +137,8 @@ class NestedSocketTests(NestedCase):
                 engine,
                 f"{directory}/link",
                 f"{directory}/up/{Path(engine).name}",
+                f"{directory}/nothing/../../..{engine}",
+                "/var/../run/./docker.sock",
                 str(self.daemon.socket_path),
                 str(job["socket"]),
                 f"type=bind,source={engine},target={SOCKET}",
@@ -175,8 +178,83 @@ class NestedSocketTests(NestedCase):
             error = self.assertRaises(DockerError, self.through, job, "create", f"--volume={mount}:/x", IMAGE)
             self.assertIn("may not be mounted", str(error))
 
+    def test_off(self) -> None:
+        """A job may have its mounts as they are: what is made through the engine's socket is then nobody's."""
+        job = self.job("open", interceptors={"nested-socket": {"mode": "off"}})
+        made = self.nested(job, SOCKET, "create", IMAGE, "true")
+        self.addCleanup(docker, "rm", "--force", made, address=self.engine)
+        self.assertNotIn(JOB_ID, self.inspect(made)["Config"]["Labels"] or {})
+        (other,) = self.through(job, "ps", "--all", "--quiet", "--filter=label=docker-tracker.job=open").split()
+        sources = [mount["Source"] for mount in self.inspect(other)["Mounts"]]
+        self.assertIn(SOCKET, sources)
+        self.assertNotIn(job["socket"], sources)
+
+    def test_parents(self) -> None:
+        """A directory with the socket in it is left, with a line in the log, or refused, by whatever name."""
+        leaving = self.job("leaving")
+        refusing = self.job("refusing", interceptors={"nested-socket": {"parents": "refuse"}})
+        with tempfile.TemporaryDirectory(prefix="dt-") as directory:
+            above = str(Path(urlsplit(self.engine).path).parent)
+            (Path(directory) / "up").symlink_to(above)
+            for source in ("/", above, f"{directory}/up", f"{directory}/../..{above}"):
+                with self.subTest(source=source):
+                    asked = ("create", f"--volume={source}:/x", IMAGE)
+                    (mount,) = self.inspect(self.through(leaving, *asked))["Mounts"]
+                    self.assertEqual(os.path.normpath(mount["Source"]), os.path.normpath(source))
+                    self.assertIn(f"{source} is mounted as it is", self.daemon.output())
+                    error = self.assertRaises(DockerError, self.through, refusing, *asked)
+                    self.assertIn(f"{source} may not be mounted: the engine's socket", str(error))
+            self.through(refusing, "create", f"--volume={directory}:/x", IMAGE)
+
+
+class OwnFilesTests(NestedCase):
+    configuration = "# nothing\n"
+
+    def test_refused(self) -> None:
+        """The tracker's directories, its configuration's among them, are mounted by nobody, by no name."""
+        job = self.job("curious")
+        with tempfile.TemporaryDirectory(prefix="dt-") as directory:
+            own = self.daemon.directory
+            (Path(directory) / "link").symlink_to(own / "docker-tracker")
+            for source in (
+                *(f"{own}/{name}" for name in ("state", "run", "run/jobs", "run/control.sock", "docker-tracker")),
+                *(f"{own}/docker-tracker/docker-tracker.toml", f"{own}/state/../docker-tracker"),
+                *(f"{directory}/link", f"{directory}/link/docker-tracker.toml"),
+            ):
+                with self.subTest(source=source):
+                    error = self.assertRaises(DockerError, self.through, job, "create", f"--volume={source}:/x", IMAGE)
+                    self.assertIn("belongs to the tracker", str(error))
+
 
 class BindPathTests(NestedCase):
+    def test_inside(self) -> None:
+        """A client in the agent's container mounts its working directory as it sees it, and so do its builds' steps."""
+        program = os.path.realpath(require_program("docker", "docker.io"))
+        with tempfile.TemporaryDirectory(prefix="dt-") as directory:
+            (Path(directory) / "work/deep").mkdir(parents=True)
+            (Path(directory) / "work/deep/file").write_text("content")
+            agent = docker(
+                *("run", "--detach", f"--volume={directory}:/builds"),
+                *(f"--volume={self.daemon.directory}/run/jobs:/jobs", *self.client_options(), IMAGE, "sleep", "1000"),
+                address=self.engine,
+            ).stdout.decode().strip()  # fmt: skip
+            self.addCleanup(docker, "rm", "--force", agent, address=self.engine)
+            job = self.job("agent", container=agent[:12])
+            script = (
+                f'{program} run --rm -v "$PWD:/src" {IMAGE} sh -c "cat /src/file; echo made > /src/made"',
+                f"{program} run --rm --mount type=bind,source=$PWD/..,target=/src {IMAGE} ls /src",
+            )
+            inside = (
+                "exec",
+                "--workdir=/builds/work/deep",
+                f"--env=DOCKER_HOST=unix:///jobs/{job['name']}.sock",
+                agent,
+            )
+            printed = docker(*inside, "sh", "-ec", "; ".join(script), address=self.engine).stdout.decode()
+            self.assertEqual(printed, "contentdeep\n")
+            self.assertEqual((Path(directory) / "work/deep/made").read_text(), "made\n")
+            self.assertFalse(Path("/builds").exists())
+
     def test_agent(self) -> None:
         """A job that is tied to a container mounts what that container sees."""
         with tempfile.TemporaryDirectory(prefix="dt-") as directory:
