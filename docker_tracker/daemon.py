@@ -193,13 +193,14 @@ class Daemon(Service):
 
     def _open_state(self) -> IJob:
         from docker_tracker.instance import read_or_make
-        from docker_tracker.state_lock import hold
+        from docker_tracker.state_lock import NAME, hold
 
         # Who can write there could rewrite the record, or put another file in its place.
         check_private(self.settings.state_dir.absolute(), os.geteuid())
         self.instance = read_or_make(self.settings.state_dir, self.settings.instance or "")
+        used = (self.settings.state_dir / NAME).exists()  # made by the first daemon that takes it, and left there
         self._lock = hold(self.settings.state_dir)
-        return self.ledger.open(self.instance)
+        return self.ledger.open(self.instance, used=used)
 
     def _close_at_once(self) -> None:
         """Undo a start that failed."""

@@ -94,6 +94,7 @@ class JobsService:
             jobs,
             lambda: self._in_thread(alive_elsewhere, settings.state_dir, _warn),
             done=self._reconciled,
+            look_first=bool(ledger.replaced),
         )
         jobs.reconciler = reconciler
         self.jobs = jobs

@@ -718,9 +718,9 @@ class FindTests(LedgerCase):
 
 class BrokenTests(LedgerCase):
     def test_moved_aside(self) -> None:
-        """A broken file is kept under another name, a new one begun, and both are said loudly."""
+        """A broken or empty file is kept under another name, a new one begun, and both are said loudly."""
         self.ledger.close()
-        for content in (b"no database, for sure", self.torn(), self.torn(beginning=True)):
+        for content in (b"no database, for sure", self.torn(), self.torn(beginning=True), b""):
             self.path.write_bytes(content)
             self.ledger = Ledger(self.path, None, None, self.clock.seconds)
             self.addCleanup(self.ledger.close)
@@ -733,11 +733,32 @@ class BrokenTests(LedgerCase):
             self.assertEqual(moved.read_bytes(), content)
             self.assertEqual(self.successResultOf(self.ledger.jobs()), [job])
             (event,) = self.successResultOf(self.ledger.events(0))
-            self.assertEqual((event["event"], event["data"]), ("ledger-replaced", {"moved_to": str(moved)}))
+            problem = "was broken" if content else "was empty"
+            self.assertEqual(event["event"], "ledger-replaced")
+            self.assertEqual(event["data"], {"problem": problem, "moved_to": str(moved)})
+            self.assertEqual(self.ledger.replaced, problem)
             self.ledger.close()
             self.clock.advance(1)
         self.ledger = self.opened()
-        self.assertIsNone(self.ledger.moved)
+        self.assertEqual((self.ledger.moved, self.ledger.replaced), (None, ""))
+
+    def test_missing(self) -> None:
+        """Where there should be a file and is none, that is said, too; at the very first start it is not."""
+        self.ledger.close()
+        for used in (False, True):
+            self.path.unlink()
+            ledger = Ledger(self.path, None, None, self.clock.seconds)
+            with capturedLogs() as logs:
+                ledger.open("instance", used=used)
+            self.assertEqual([event["log_level"] for event in logs], [LogLevel.error] * used)
+            told = [(each["event"], each["data"]) for each in self.successResultOf(ledger.events(0))]
+            self.assertEqual(told, [("ledger-replaced", {"problem": "was missing", "moved_to": ""})] * used)
+            self.assertEqual((ledger.moved, ledger.replaced), (None, "was missing" * used))
+            ledger.close()
+            ledger = Ledger(self.path, None, None, self.clock.seconds)
+            ledger.open("instance", used=True)
+            self.assertEqual(ledger.replaced, "")
+            ledger.close()
 
     def torn(self, beginning: bool = False) -> bytes:
         """Give a ledger's file with pages that are no pages."""

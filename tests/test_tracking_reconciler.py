@@ -13,6 +13,7 @@ from docker_tracker.errors import LedgerError
 from docker_tracker.interfaces import IJob
 from docker_tracker.job import JobState, ReapReport
 from docker_tracker.job_settings import ReconcileSettings
+from docker_tracker.records import moment
 from docker_tracker.tracking.jobs import Jobs
 from docker_tracker.tracking.reconciler import Reconciler
 from tests.support.model_engine import UNAVAILABLE
@@ -75,7 +76,7 @@ class ReconcileCase(ReapCase):
         values = {"job-id": job_id, "job": name, "instance": instance}
         return {f"docker-tracker.{key}": value for key, value in values.items() if value}
 
-    def reconciler(self, **settings: Any) -> Reconciler:
+    def reconciler(self, look_first: bool = False, **settings: Any) -> Reconciler:
         async def look() -> Callable[[str, bool], bool]:
             self.looks_elsewhere += 1
             return lambda job_id, known: job_id in self.elsewhere and not known
@@ -90,6 +91,7 @@ class ReconcileCase(ReapCase):
             self.jobs,
             look,
             now=self.clock.seconds,
+            look_first=look_first,
         )
 
     def once(self, dry_run: bool = False, adopt: str = "", **settings: Any) -> ReapReport:
@@ -154,6 +156,7 @@ class FindTests(ReconcileCase):
         dry = self.once(dry_run=True)
         self.assertEqual(self.outcomes(dry), {"web": "would remove", "v": "would remove"})
         self.assertEqual(len(self.successResultOf(self.ledger.jobs(everything=True))), 2)
+        began = self.clock.seconds()
         report = self.once()
         self.assertTrue(report.complete, report)
         self.assertEqual(self.all_names(), set())
@@ -163,7 +166,8 @@ class FindTests(ReconcileCase):
         self.assertEqual((job.created, intent), (START - 50, None))
         self.assertEqual(self.jobs.get("lost"), job)
         found, gone, _ = self.jobs.told
-        self.assertEqual(found, ("job found", "lost", {"things": {"container": 1, "volume": 1}}))
+        things = {"container": 1, "volume": 1}
+        self.assertEqual(found, ("job found", "lost", {"things": things, "removed_from": moment(began)}))
         self.assertEqual((gone[:2], gone[2]["removed"]), (("job gone", "lost"), {"container": 1, "volume": 1}))
 
     def test_inherited(self) -> None:
@@ -325,6 +329,70 @@ class LeaveTests(ReconcileCase):
         self.assertEqual(self.outcomes(self.once()), {"before": "kept"})
         self.assertEqual(self.finish(self.jobs.reap("older")).left, ())
         self.assertEqual((self.all_names(), self.once().items), ({"mine", "default"}, ()))
+
+
+class LostLedgerTests(ReconcileCase):
+    """The ledger was lost: it knows nothing of what is there."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        for name in ("web", "db", "default"):
+            self.old("volume", f"{name}-1", self.unknown(f"{name}-id", name), created=START - 50)
+            self.old("container", f"{name}-2", self.unknown(f"{name}-id", name), created=START - 50)
+        self.everything = self.all_names()
+
+    def starts(self, *waits: float, **settings: Any) -> list[str]:
+        """Start, let the time go by, stop; return what was said of jobs that were found."""
+        reconciler = self.reconciler(look_first=True, **settings)
+        with capturedLogs() as logs:
+            reconciler.startService()
+            for seconds in waits:
+                self.clock.advance(seconds)
+            self.successResultOf(reconciler.stopService())
+        return [
+            f"{event['log_level'].name}: {event['job']} ({event['id']}): {event['things']} {event['fate']}"
+            for event in logs
+            if "told by labels" in event["log_format"]
+        ]
+
+    def test_named_first(self) -> None:
+        """Each job is named at once, with what it has and when that goes; nothing goes before the grace."""
+        began = self.clock.seconds()
+        said = self.starts(0, 299)
+        when = f"will be removed from {moment(began + 300)} on"
+        things = "1 container, 1 volume"
+        self.assertEqual(
+            sorted(said),
+            [
+                f"error: db (db-id): {things} {when}",
+                f"error: default (default-id): {things} will stay until this: reap default-id",
+                f"error: web (web-id): {things} {when}",
+            ],
+        )
+        self.assertEqual(self.all_names(), self.everything)
+        self.assertEqual(
+            {(job.name, job.state) for job in self.jobs.jobs()}, {(n, JobState.FAILED) for n in ("web", "db")}
+        )
+        self.assertEqual(self.jobs.get("default-id").state, JobState.GONE)
+        told = {job_id: data["removed_from"] for event, job_id, data in self.jobs.told if event == "job found"}
+        after = moment(began + 300)
+        self.assertEqual(told, {"web-id": after, "db-id": after, "default-id": None})
+        self.assertEqual(self.starts(0, 300, *[1.0] * 20), [])
+        self.assertEqual(self.all_names(), {"default-1", "default-2"})
+
+    def test_engine_is_away(self) -> None:
+        """They are named once the engine is there; the grace begins then."""
+        self.engine.answers["GET /version"] = [UNAVAILABLE, UNAVAILABLE]
+        self.assertEqual(len(self.starts(5, 5, 299)), 3)
+        self.assertEqual(self.all_names(), self.everything)
+
+    def test_not_removed(self) -> None:
+        """Where the reconciler removes nothing by itself, that is what is said."""
+        for number, settings in enumerate(({"enabled": False}, {"dry_run": True})):
+            self.old("volume", f"{number}", self.unknown(f"{number}-id"), created=START - 50)
+            said = self.starts(0, 1000, **settings)
+            self.assertIn(f"error: web ({number}-id): 1 volume will stay until this: reap {number}-id", said)
+        self.assertLessEqual(self.everything, self.all_names())
 
 
 class AdoptTests(ReconcileCase):

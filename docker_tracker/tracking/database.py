@@ -69,6 +69,8 @@ class Database:
         counts: Counts | None = None,
     ) -> None:
         self.path = path
+        #: What was wrong with the file when it was opened: "was broken", "was empty", "was missing"; or nothing.
+        self.problem = ""
         self._counts = counts or Counts()
         self._migrations = migrations
         self._call_from_thread = call_from_thread
@@ -86,14 +88,15 @@ class Database:
         """Take the lock, open the file and bring its schema up to date; blocks for some milliseconds.
 
         :param begin: Run in a transaction of its own before anything else.
-        :param aside: What the name of a broken file gets appended, so that a new one takes its place; the empty
-            string: a broken file is refused.
-        :return: Where a broken file is now, or None: it was whole.
+        :param aside: What the name of a broken or empty file gets appended, so that a new one takes its place; the
+            empty string: a broken file is refused.
+        :return: Where such a file is now, or None: it was whole, or is new.
         :raises LedgerError: another process has it, it is no ledger, it is of a newer version, or the disk said no.
         """
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = self._take_lock()
+            size = self._size()
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         except OSError as error:
             self._release()
@@ -102,12 +105,16 @@ class Database:
             self._release()
             raise
         moved = None
+        self.problem = {None: "was missing", 0: "was empty"}.get(size, "")
         try:
+            if size == 0 and aside:  # we leave none so; what stands beside it may help somebody
+                moved = self._move_aside(aside)
             try:
                 self._begin(begin)
             except sqlite3.DatabaseError as error:
-                if not aside or not _is_broken(error):
+                if not aside or moved is not None or not _is_broken(error):
                     raise
+                self.problem = "was broken"
                 moved = self._move_aside(aside)
                 self._begin(begin)
         except (sqlite3.Error, _NewerSchemaError, OSError) as error:
@@ -130,6 +137,12 @@ class Database:
         _migrate(self._connection, self._migrations)
         if begin is not None:
             self._commit(self._connection, [begin])
+
+    def _size(self) -> int | None:
+        try:
+            return self.path.stat().st_size
+        except FileNotFoundError:
+            return None
 
     def _move_aside(self, suffix: str) -> Path:
         """Give the file, and what SQLite has beside it, other names; we have the lock."""

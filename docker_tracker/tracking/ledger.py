@@ -118,16 +118,19 @@ class Ledger:
         self._when_lost: Callable[[], None] | None = None
         self._owed: dict[int, State] = {}
         self.moved: Path | None = None
+        #: Why a new file was begun where there should have been one ("was missing"); the empty string: it was not.
+        self.replaced = ""
         self.found: list[IJob] = []
 
-    def open(self, instance: str, job: str = "default") -> IJob:
+    def open(self, instance: str, job: str = "default", used: bool = False) -> IJob:
         """Open the file; intents that an earlier process left open are lost. Blocks for some milliseconds.
 
-        A file that is broken is moved aside (`moved` says where to), and a new one begun: what jobs there were is then
-        told by labels only. `found` are then the jobs that are not gone.
+        A file that is broken or empty is moved aside (`moved` says where to), and a new one begun (`replaced` says
+        why): what jobs there were is then told by labels only. `found` are the jobs that are not gone.
 
         :param instance: This tracker's ID, written down beside the engine's.
         :param job: The name of the job that is there from the start.
+        :param used: Whether there must be a file, as the state directory was in use before.
         :return: That job.
         :raises LedgerError: see `Database.open`.
         """
@@ -142,14 +145,18 @@ class Ledger:
 
         aside = datetime.fromtimestamp(now, UTC).strftime(".corrupt-%Y%m%dT%H%M%SZ")
         self.moved = self._database.open(begin, aside)
-        if self.moved is not None:
+        if self.moved is not None or used:
+            self.replaced = self._database.problem
+        if self.replaced:
             self.log.error(
-                "the ledger {path} was broken: it is now {moved}, and a new one was begun;"
+                "the ledger {path} {problem}{moved}, and a new one was begun: no job that was open is any more;"
                 " what jobs made is found by its labels, images and unlabelled volumes are not",
                 path=str(self._path),
-                moved=str(self.moved),
+                problem=self.replaced,
+                moved="" if self.moved is None else f", is now {self.moved}",
             )
-            self.add_event("ledger-replaced", None, {"moved_to": str(self.moved)}).addErrback(
+            data = {"problem": self.replaced, "moved_to": str(self.moved or "")}
+            self.add_event("ledger-replaced", None, data).addErrback(
                 lambda failure: self.log.failure("could not be recorded", failure)
             )
         return first[-1]

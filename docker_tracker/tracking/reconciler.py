@@ -32,7 +32,7 @@ from docker_tracker.interfaces import IEngine, IJob, ILedger
 from docker_tracker.job import DEFAULT, JobRequest, JobState, ReapItem, ReapReport
 from docker_tracker.job_record import Job
 from docker_tracker.job_settings import ReconcileSettings
-from docker_tracker.records import Relation, Resource
+from docker_tracker.records import Relation, Resource, moment
 from docker_tracker.tracking.lists import LABELLED, LISTED, Lists, is_inherited, mark_gone
 from docker_tracker.tracking.reaper import Reaper, together
 from docker_tracker.tracking.removal import Thing
@@ -40,6 +40,7 @@ from docker_tracker.tracking.worker import Worker
 
 _LEAST_CALL_SECONDS: Final = 30.0
 _JOBS_AT_ONCE: Final = 4
+_LOOK_SECONDS: Final = 5.0  # between two tries to name jobs
 _CLOCK_SLACK: Final = 60.0  # by which an engine's clock may be wrong
 _LIVE: Final = (JobState.OPEN, JobState.DRAINING, JobState.REAPING)
 
@@ -98,6 +99,8 @@ class Reconciler(Worker):
         private one) holds a job, by its ID and whether the ledger knows it.
     :param now: Seconds since the epoch.
     :param done: Is given the report of each pass; one that could not be made has no ``passes``.
+    :param look_first: Whether the jobs that only labels tell of are to be named as soon as the engine answers, long
+        before anything of theirs is removed: the ledger was lost.
     """
 
     log = Logger()
@@ -116,12 +119,13 @@ class Reconciler(Worker):
         *,
         now: Callable[[], float] = time.time,
         done: Callable[[ReapReport], object] = lambda report: None,
+        look_first: bool = False,
     ) -> None:
         self._engine, self._ledger, self._reaper, self._clock = engine, ledger, reaper, clock
         self._settings = settings
         self._instance = instance
         self._jobs, self._alive_elsewhere = jobs, alive_elsewhere
-        self._now, self._done = now, done
+        self._now, self._done, self._look_first = now, done, look_first
         self._turn = DeferredLock()
         self._failed = False
 
@@ -129,12 +133,30 @@ class Reconciler(Worker):
 
     async def work(self) -> None:
         """Compare from time to time; the first pass comes late, so that what was there before a restart is known."""
+        first = max(self._settings.period, self._settings.creation_grace)
+        while self._look_first and not await self._look(first):
+            await deferLater(self._clock, _LOOK_SECONDS)
         if not self._settings.enabled:
             return
-        await deferLater(self._clock, max(self._settings.period, self._settings.creation_grace))
+        await deferLater(self._clock, first)
         while True:
             await self.once(self._settings.dry_run)
             await deferLater(self._clock, self._settings.period)
+
+    async def _look(self, first: float) -> bool:
+        """Name the jobs that only labels tell of; return whether that could be done.
+
+        :param first: In how many seconds what they made is removed.
+        """
+        removes = self._settings.enabled and not self._settings.dry_run
+        async with self._turn:
+            try:
+                await self._find(False, "", [], self._now() + first if removes else None)
+            except (EngineError, LedgerError) as error:
+                self._not_compared(error)
+                return False
+            self._compared()
+            return True
 
     # Once
 
@@ -154,16 +176,11 @@ class Reconciler(Worker):
                 problems = await self._pass(dry_run, adopt, items)
             except (EngineError, LedgerError) as error:
                 passes = 0
-                self._engine.forget()  # the one that answers next may be another one
                 problem = str(error)
-                if not self._failed:
-                    self.log.warn("engine and ledger cannot be compared: {error}", error=problem)
-                self._failed = True
+                self._not_compared(error)
             else:
                 problem = "; ".join(problems)
-                if self._failed:
-                    self.log.info("engine and ledger can be compared again")
-                self._failed = False
+                self._compared()
             report = ReapReport(
                 job_id="",
                 job="",
@@ -177,6 +194,17 @@ class Reconciler(Worker):
             self._say(report)
             self._done(report)
             return report
+
+    def _not_compared(self, error: EngineError | LedgerError) -> None:
+        self._engine.forget()  # the one that answers next may be another one
+        if not self._failed:
+            self.log.warn("engine and ledger cannot be compared: {error}", error=str(error))
+        self._failed = True
+
+    def _compared(self) -> None:
+        if self._failed:
+            self.log.info("engine and ledger can be compared again")
+        self._failed = False
 
     def _say(self, report: ReapReport) -> None:
         counts: dict[str, int] = {}
@@ -195,6 +223,21 @@ class Reconciler(Worker):
     async def _pass(self, dry_run: bool, adopt: str, items: list[ReapItem]) -> list[str]:
         """Do all of it; return what went wrong on the way, job by job."""
         cutoff = self._now() - self._settings.creation_grace
+        wanted = await self._find(dry_run, adopt, items, self._now())
+        turns = DeferredSemaphore(_JOBS_AT_ONCE)
+        reports: list[ReapReport] = await together(self._reap(job, dry_run, cutoff, turns) for job in wanted)
+        for report in reports:
+            items += report.items
+        items += await self._by_heuristic(cutoff, dry_run)
+        if not dry_run:
+            self._jobs.retry()
+        return [f"job {report.job}: {report.problem}" for report in reports if report.problem]
+
+    async def _find(self, dry_run: bool, adopt: str, items: list[ReapItem], removal: float | None) -> list[IJob]:
+        """Return the jobs that nobody answers for and whose things are there; what is to stay is added to ``items``.
+
+        :param removal: When their things begin to be removed, in seconds since the epoch; None: not by itself.
+        """
         began = self._now()
         known = await self._ledger.resources()
         await self._within(self._healthy())
@@ -229,19 +272,12 @@ class Reconciler(Worker):
                 if self._is_a_twins(trace, begun, adopt):
                     self._complain_of_twin(job_id, trace, items)
                     continue
-                job = await self._restored(job_id, trace, began, dry_run)
+                job = await self._restored(job_id, trace, began, dry_run, removal)
             if reason:
                 items += [_item(kind, seen, "kept", reason) for kind, seen in trace.things]
             else:
                 wanted.append(job)
-        turns = DeferredSemaphore(_JOBS_AT_ONCE)
-        reports: list[ReapReport] = await together(self._reap(job, dry_run, cutoff, turns) for job in wanted)
-        for report in reports:
-            items += report.items
-        items += await self._by_heuristic(cutoff, known, dry_run)
-        if not dry_run:
-            self._jobs.retry()
-        return [f"job {report.job}: {report.problem}" for report in reports if report.problem]
+        return wanted
 
     async def _healthy(self) -> None:
         """Make sure that the engine answers, and is the one that the ledger is of."""
@@ -291,7 +327,7 @@ class Reconciler(Worker):
         self.log.error("job {id}: {reason}", id=job_id, reason=reason)
         items += [_item(kind, seen, "kept", reason) for kind, seen in trace.things]
 
-    async def _restored(self, job_id: str, trace: _Traces, began: float, dry_run: bool) -> IJob:
+    async def _restored(self, job_id: str, trace: _Traces, began: float, dry_run: bool, removal: float | None) -> IJob:
         """Return a job that only its labels tell of, written into the ledger with all that bears them."""
         created = min(trace.times, default=0.0)
         name = trace.name or "unknown"
@@ -300,7 +336,15 @@ class Reconciler(Worker):
         counts: dict[str, int] = {}
         for kind, _ in trace.things:
             counts[kind] = counts.get(kind, 0) + 1
-        job = await self._jobs.found(job_id, name, created, {"things": counts})
+        removed = moment(None if name == DEFAULT else removal)
+        job = await self._jobs.found(job_id, name, created, {"things": counts, "removed_from": removed})
+        self.log.error(
+            "job {job} ({id}) is told by labels only, and is not open any more: its {things} {fate}",
+            job=name,
+            id=job_id,
+            things=", ".join(f"{count} {kind}{'s' * (count > 1)}" for kind, count in sorted(counts.items())),
+            fate=f"will be removed from {removed} on" if removed else f"will stay until this: reap {job_id}",
+        )
         await self._ledger.adopt(
             [
                 Resource(kind=kind, identifier=seen.identifier, name=(*seen.names, "")[0], job_id=job_id)
@@ -333,13 +377,13 @@ class Reconciler(Worker):
 
     # What was made before labels
 
-    async def _by_heuristic(self, cutoff: float, known: Iterable[Resource], dry_run: bool) -> list[ReapItem]:
+    async def _by_heuristic(self, cutoff: float, dry_run: bool) -> list[ReapItem]:
         """Remove running containers without any label of ours that look like a job's."""
         settings = self._settings
         if not settings.mounts or not settings.name_pattern:
             return []
         pattern = re.compile(settings.name_pattern)
-        recorded = {resource.identifier for resource in known}
+        recorded = {resource.identifier for resource in await self._ledger.resources(None, "container")}
         items = []
         for seen in await self._within(Lists(self._engine).get("container")) or ():
             looks = seen.state == "running" and any(pattern.fullmatch(name) for name in seen.names)
