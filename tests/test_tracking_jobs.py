@@ -115,6 +115,7 @@ class PausingEngine(MemoryEngine):
     def __init__(self) -> None:
         super().__init__()
         self.error: Exception | None = None
+        self.answer: tuple[int, Any] = (204, None)
         self.requests: list[tuple[str, str]] = []
 
     async def request(
@@ -123,7 +124,7 @@ class PausingEngine(MemoryEngine):
         if self.error is not None:
             raise self.error
         self.requests.append((method, path))
-        return 204, None
+        return self.answer
 
 
 class JobsTests(SynchronousTestCase):
@@ -393,7 +394,9 @@ class JobsTests(SynchronousTestCase):
         self.assertEqual((kept.state, self.reaper.reaped), (JobState.FAILED, []))
         assert kept.report is not None
         self.assertEqual([(item.identifier, item.outcome) for item in kept.report.items], [(ID, "kept")])
-        self.assertIn(f"docker unpause {ID[:12]}", kept.report.items[0].reason)
+        host = "docker -H unix:///engine"
+        command = f"look inside: {host} unpause {ID[:12]} && {host} exec -it {ID[:12]} sh"
+        self.assertTrue(kept.report.items[0].reason.endswith(command), kept.report.items[0].reason)
         self.assertEqual(self.engine.requests, [("POST", f"/containers/{ID}/pause")])
         self.jobs.retry()
         self.assertEqual(self.reaper.reaped, [])
@@ -404,6 +407,20 @@ class JobsTests(SynchronousTestCase):
         self.advance(3)
         self.assertEqual(self.jobs.get(job.id).state, JobState.GONE)
         self.assertEqual(self.reaper.reaped, ["build"])
+
+    def test_kept_and_not_running(self) -> None:
+        """One that has ended is looked at by its logs; one that is paused already is as good as one that is now."""
+        for message, command in (("is not running", "logs"), ("is already paused", "unpause"), ("", "")):
+            job = self.make(keep_on_failure=100.0)
+            self.made(job)
+            self.engine.answer = (409 if message else 500, {"message": f"Container x {message}"})
+            self.result(self.jobs.end(job.id, "it exited with 1", failed=True))
+            report = self.jobs.get(job.id).report
+            assert report is not None
+            reason = report.items[0].reason
+            self.assertEqual(f"docker -H unix:///engine {command} {ID[:12]}" in reason, bool(message), reason)
+            self.advance(101)
+            self.successResultOf(self.ledger.removed("container", [ID]))
 
     def test_keep_without_engine(self) -> None:
         """An engine that is not there does not keep the job from being kept."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
@@ -36,6 +37,8 @@ MOST_PAST: Final = 1000  # jobs that are over and still known by name; each with
 _RETRY_SECONDS: Final = 5.0  # after the ledger could not be written
 _CGROUP_SECONDS: Final = 60.0  # that making a job's own cgroup may take
 _GOOD: Final = range(200, 300)
+_CONFLICT: Final = 409  # of a container that does not run, or is paused already
+_PAUSED: Final = "already paused"
 _POLL_SECONDS: Final = 0.05  # while clients of a job that ended are waited for
 _KEPT: Final = "the job failed, and is kept for a while"
 _FAILED: Final = "failed: "  # stands before the reason, so that a restart knows it
@@ -442,9 +445,12 @@ class Jobs:
         """Pause what can be paused; return what to tell whoever wants to look inside."""
         if made.kind != "container":
             return ""
-        status, _ = await self.engine.request("POST", f"/containers/{made.identifier}/pause")
+        status, answer = await self.engine.request("POST", f"/containers/{made.identifier}/pause")
         short = made.identifier[:12]
-        return f"; look inside: docker unpause {short} && docker exec -it {short} sh" if status in _GOOD else ""
+        host = f" -H {shlex.quote(self.engine.address)}" if "://" in self.engine.address else ""
+        if status in _GOOD or _PAUSED in str(answer):
+            return f"; look inside: docker{host} unpause {short} && docker{host} exec -it {short} sh"
+        return f"; it does not run, look at what it said: docker{host} logs {short}" if status == _CONFLICT else ""
 
     # Inside
 

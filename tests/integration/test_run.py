@@ -18,6 +18,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 import twisted
 from docker_tracker.cgroups import hierarchies, own_directories
+from docker_tracker.cli.client import Client
 from docker_tracker.state_lock import is_held
 from tests.integration.test_nested import remove_parents
 from tests.support.daemon import ROOT, Daemon, daemon_environment
@@ -339,23 +340,53 @@ class DaemonTests(RunCase):
         self.assertEqual(done.returncode, 125)
         self.assertIn("twice", done.stderr)
 
-    def test_kept_on_failure(self) -> None:
-        """What a failed command made is kept for a while, and it is said how to look at it and to remove it."""
-        done = self.run_to_end("--job=failing", "--keep-on-failure=1h", "--", "sh", "-c", f"{LEAK}; exit 1")
+    def status(self) -> str:
+        (identifier,) = self.containers()
+        found = docker("inspect", "--format={{.State.Status}}", identifier, address=self.engine)
+        return found.stdout.decode().strip()
+
+    def kept(self, seconds: str) -> tuple[str, str]:
+        """Have a command fail; return the two commands that are printed: to look inside, and to remove what is kept."""
+        done = self.run_to_end("--job=failing", f"--keep-on-failure={seconds}", "--", "sh", "-c", f"{LEAK}; exit 1")
         self.assertEqual(done.returncode, 1)
         self.assertIn("1 kept", done.stderr)
-        self.assertIn("docker unpause", done.stderr)
-        self.assertEqual(len(self.containers()), 1)
-        command = done.stderr.rpartition("to try now: docker-tracker ")[2].split()
-        subprocess.run(
-            [sys.executable, "-P", "-m", "docker_tracker.cli.main", *command],
-            env=self.environment,
+        self.assertEqual(self.status(), "paused")
+        lines = done.stderr.splitlines()
+        (look,) = [line.partition("; look inside: ")[2] for line in lines if "look inside" in line]
+        return look, lines[-1].rpartition("to try now: docker-tracker ")[2]
+
+    def test_kept_on_failure(self) -> None:
+        """What a failed command made is kept, paused; the command to look inside works as printed, with a terminal."""
+        look, remove = self.kept("1h")
+        job = Client(self.control).call("GET", "/jobs/failing")
+        self.assertEqual(job["state"], "failed")
+        (item,) = job["report"]["items"]
+        self.assertEqual((item["kind"], item["outcome"]), ("container", "kept"))
+        self.assertRegex(item["reason"], r"^the job failed: kept until \d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ; look inside: ")
+        script = require_program("script", "bsdutils")
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.directory), "TERM": "dumb"}
+        said = subprocess.run(
+            [script, "--quiet", "--return", "--command", look, "/dev/null"],
+            input=b"echo in-$((40+2)); cat /proc/1/cmdline; exit\n",
+            env=environment,
             cwd="/",
             capture_output=True,
             check=True,
             timeout=60,
-        )
+        ).stdout
+        self.assertIn(b"in-42", said)
+        self.assertIn(b"sleep\x001000", said)
+        self.assertEqual(self.status(), "running")
+        tracker = [sys.executable, "-P", "-m", "docker_tracker.cli.main", *remove.split()]
+        subprocess.run(tracker, env=self.environment, cwd="/", capture_output=True, check=True, timeout=60)
         self.assertEqual(self.containers(), [])
+        self.assertEqual(Client(self.control).call("GET", "/jobs/failing")["state"], "gone")
+
+    def test_kept_until(self) -> None:
+        """When its time is over, what is kept goes by itself."""
+        self.kept("3s")
+        self.wait_for("the container is gone", lambda: not self.containers())
+        self.wait_for("the job is gone", lambda: Client(self.control).call("GET", "/jobs/failing")["state"] == "gone")
 
     def test_keep_rule(self) -> None:
         """What a rule keeps is told, and is no leak."""
