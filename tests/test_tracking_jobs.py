@@ -257,6 +257,20 @@ class JobsTests(SynchronousTestCase):
         self.assertEqual(self.refused(self.jobs.end(DEFAULT, "x")).status, 409)
         self.assertEqual(self.assertRaises(RefusedError, self.jobs.get, "nobody").status, 404)
 
+    def test_cgroup_parent(self) -> None:
+        """Where the engine takes slices, a path is refused before anything is made, unless the engine is away."""
+        self.make("before", cgroup_parent="/ci")
+        self.engine.answers["/info"] = {"CgroupDriver": "systemd"}
+        for parent in ("ci.slice", "self", "caller"):
+            self.make(parent, cgroup_parent=parent)
+        work = self.jobs.start(JobRequest(name="path", cgroup_parent="/ci"), 1000, 7)
+        error = self.failureResultOf(Deferred.fromCoroutine(work), RefusedError).value
+        self.assertIn("the engine uses systemd, write NAME.slice", error.message)
+        self.assertEqual(error.status, 400)
+        self.assertRaises(RefusedError, self.jobs.get, "path")
+        self.engine.answers["/info"] = EngineUnavailableError("no engine", 503)
+        self.make("away", cgroup_parent="/ci")
+
     def test_door_that_does_not_open(self) -> None:
         """A job whose socket cannot be had does not stay; what was asked for wrongly is told apart from bad luck."""
         for error, status in ((ConfigurationError("listen", "taken"), 409), (RefusedError("no such thing"), 400)):

@@ -26,7 +26,7 @@ from docker_tracker.counts import Counts
 from docker_tracker.engine.inventory import is_inspectable
 from docker_tracker.errors import ConfigurationError, EngineError, LedgerError, RefusedError
 from docker_tracker.interfaces import IEngine, IJob, IJobs, ILease, ILedger
-from docker_tracker.job import DEFAULT, JobRequest, JobState, ReapItem, ReapReport, check_name
+from docker_tracker.job import DEFAULT, JobRequest, JobState, ReapItem, ReapReport, check_name, is_slice
 from docker_tracker.records import Intent, Relation, Resource
 from docker_tracker.tracking.ends import EndWatch, IEndReactor, resolve
 from docker_tracker.tracking.life import Course, Life, make_life
@@ -217,6 +217,7 @@ class Jobs:
         request = attrs.evolve(request, ends=await resolve(request.ends, self.engine))
         if request.container:
             request = attrs.evolve(request, container=await self._container(request.container))
+        await self._check_parent(request.cgroup_parent)
         async with self._starting:
             self._check_running()
             job = await self.ledger.make_job(request, user, str(path))
@@ -453,6 +454,20 @@ class Jobs:
         return f"; it does not run, look at what it said: docker{host} logs {short}" if status == _CONFLICT else ""
 
     # Inside
+
+    async def _check_parent(self, parent: str | None) -> None:
+        """Refuse a path where the engine takes slices only; if it is away, that is told at the first create.
+
+        :raises RefusedError: it is one.
+        """
+        if parent is None or parent in ("self", "caller") or is_slice(parent):
+            return
+        try:
+            info = await self.engine.get("/info")
+        except EngineError:
+            return
+        if isinstance(info, dict) and info.get("CgroupDriver") == "systemd":
+            raise RefusedError(f"{parent!r} is not a cgroup parent here: the engine uses systemd, write NAME.slice")
 
     def _check_running(self) -> None:
         if self._stopped:
