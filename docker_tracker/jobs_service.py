@@ -32,6 +32,7 @@ from docker_tracker.own_container import OwnContainer
 from docker_tracker.private_state import Places, alive_elsewhere, is_private, sweep
 from docker_tracker.processes import PROC
 from docker_tracker.tracking.jobs import MOST_PAST, Door, Jobs
+from docker_tracker.tracking.lost_sockets import LostSockets
 from docker_tracker.tracking.reaper import Reaper
 from docker_tracker.tracking.reconciler import Reconciler
 from docker_tracker.tracking.watcher import Watcher
@@ -107,7 +108,10 @@ class JobsService:
             for _, door in jobs.open_doors():
                 door.close(forget=False)
             raise
-        self._services = [watcher, reconciler]
+        lost_sockets = LostSockets(
+            engine, self._reactor, lambda: {path: job for job, door in jobs.open_doors() for path in door.anew}
+        )
+        self._services = [watcher, reconciler, lost_sockets]
         for service in self._services:
             service.startService()
         if control is not None:
@@ -118,8 +122,7 @@ class JobsService:
             self._control = ControlService(
                 self._reactor, control.sock.dup(), jobs, ledger, engine, self.counts, Who(groups=groups), instance
             )
-        for work in (_tell_of_lost_sockets(jobs, engine), _remember(jobs, ledger, cgroups)):
-            Deferred.fromCoroutine(work).addErrback(_complain)
+        Deferred.fromCoroutine(_remember(jobs, ledger, cgroups)).addErrback(_complain)
         if not is_private(settings.state_dir):
             self._places = Places(settings.state_dir, settings.run_dir, instance)
             self._sweep()
@@ -234,30 +237,6 @@ async def _remember(jobs: Jobs, ledger: Ledger, cgroups: _Cgroups) -> None:
     gone = await ledger.past_jobs(MOST_PAST)
     jobs.remember(gone)
     cgroups.sweep(gone)
-
-
-async def _tell_of_lost_sockets(jobs: Jobs, engine: EngineClient) -> None:
-    """Say which jobs' sockets are others than before the restart, and which containers have those mounted."""
-    anew = {path: job for job, door in jobs.open_doors() for path in door.anew}
-    if not anew:
-        return
-    for path, job in anew.items():
-        if job.name != DEFAULT:  # whose sockets are always bound when the tracker starts
-            log.warn("the socket of job {job} was bound anew after a restart: {path}", job=job.name, path=path)
-    try:
-        containers = await engine.get("/containers/json")
-    except EngineError as error:
-        log.warn("whether containers have lost the sockets of their jobs is not known: {error}", error=str(error))
-        return
-    for container in containers or ():
-        for mount in container.get("Mounts") or ():
-            source = mount.get("Source")
-            if source in anew:
-                log.error(
-                    "container {container} has lost the socket of job {job}: it was bound anew after a restart",
-                    container=container["Id"][:12],
-                    job=anew[source].name,
-                )
 
 
 def _tell_of_left(problems: list[str]) -> None:

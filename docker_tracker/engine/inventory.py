@@ -117,7 +117,7 @@ def _seen(kind: str, entry: Mapping[str, Any]) -> Seen:
         str(identifier or ""),
         tuple(str(name) for name in names if name),
         spec.get("Labels") or {},
-        _time(created),
+        seconds_of(created),
         tuple(volumes_of(entry)) if kind == "container" else (),
         str(entry.get("ImageID") or "") if kind == "container" else "",
         str(entry.get("State") or "") if kind == "container" else "",
@@ -187,7 +187,8 @@ def _object(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _time(value: Any) -> float:
+def seconds_of(value: Any) -> float:
+    """Return a time of the engine's, in seconds since the epoch; 0.0: it does not say."""
     if isinstance(value, int | float):
         return float(value)
     try:
