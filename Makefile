@@ -8,7 +8,7 @@
 PYTHON ?= python3
 VENV := .venv
 DEMO := .cache/demo
-PARTS := unit integration crashes wheel typing lint layers docs
+PARTS := unit integration machines crashes wheel typing lint layers docs
 
 .PHONY: test demo bench soak engines torture coverage clean $(PARTS)
 

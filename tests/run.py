@@ -60,6 +60,9 @@ PART_SECONDS = 1200
 GRACE_SECONDS = 20
 """Time for a part that was interrupted to clean up, before it is killed."""
 
+MACHINES = ("test_cgroup_v2", "test_systemd_machine")
+"""Modules of the part `machines`."""
+
 RUN_VARIABLE = "TRACKER_TEST_RUN"
 """Set to this run's own value for all that it starts: what still carries it at the end was left behind."""
 
@@ -205,8 +208,17 @@ def unit(runner: Runner) -> Result:
 
 def integration(runner: Runner) -> Result:
     """Tests on a real engine, with the real command line; those that need it skip themselves without one."""
-    others = ".test_builds_" if os.environ.get(ENGINES_VARIABLE) else None  # run by the part `builds`
-    return trial(runner, "integration", [name for name in modules("integration") if not others or others not in name])
+    others = [*MACHINES]
+    if os.environ.get(ENGINES_VARIABLE):
+        others.append("test_builds_")  # run by the part `builds`
+    names = [name for name in modules("integration") if not any(f".{other}" in name for other in others)]
+    return trial(runner, "integration", names)
+
+
+def machines(runner: Runner) -> Result:
+    """Integration tests that have engines of their own: on a machine with systemd, and with other cgroups."""
+    names = [name for name in modules("integration") if name.rpartition(".")[2] in MACHINES]
+    return trial(runner, "machines", names, measured=False)
 
 
 def crashes(runner: Runner) -> Result:
@@ -333,10 +345,10 @@ def _has_mark(process: Path, mark: bytes) -> bool:
         return False
 
 
-# The first lane's parts share the engine and measure; the second's only read the source.
+# The first lane's parts share the engine and measure; the second's read the source, or have engines of their own.
 LANES: tuple[tuple[Callable[[Runner], Result], ...], ...] = (
     (unit, integration, coverage),
-    (lint, layers, typing, docs, wheel, crashes),
+    (lint, layers, typing, docs, wheel, machines, crashes),
 )
 if os.environ.get(ENGINES_VARIABLE):
     LANES = ((*LANES[0], engines, builds), LANES[1])

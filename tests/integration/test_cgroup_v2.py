@@ -37,7 +37,7 @@ class UnifiedCase(SynchronousTestCase):
         if top is None:
             raise SkipTest("no cgroups of version 2 are mounted")
         self.top = top
-        self.private = private_engine("v2", ("--default-cgroupns-mode=host",))
+        self.private = private_engine("v2")
         self.addCleanup(self.remove_jobs, (top / "docker-tracker").exists())
         self.addCleanup(discard, self.private)
         self.private.unified = True

@@ -400,9 +400,10 @@ class SlicesOfHybrid(MachineCase):
         (job,) = [each for each in self.control("GET", "/jobs?all=1") if each["name"] == "own"]
         unit = f"docker-tracker-{job['id']}"
         self.machine.run("systemctl", "restart", SERVICE)
+        self.machine.run("systemctl", "stop", SERVICE)
         self.machine.run("systemctl", "stop", f"{unit}-client-*.scope")
         self.assertEqual(self.machine.property(f"{unit}.slice", "ActiveState"), "active")
-        self.machine.run("systemctl", "restart", SERVICE)
+        self.machine.run("systemctl", "start", SERVICE)
         self.machine.wait_for(lambda: self.machine.property(f"{unit}.slice", "ActiveState") == "inactive")
         self.assertEqual(self.directories(f"/docker.slice/docker-tracker.slice/{unit}.slice"), [])
 

@@ -254,6 +254,7 @@ class PrivateEngine:
             f"--pidfile={directory / 'dockerd.pid'}",
             f"--cgroup-parent={self.cgroup_parent}",
             "--exec-opt=native.cgroupdriver=cgroupfs",
+            "--default-cgroupns-mode=host",  # else what a container has of its cgroup's path is "/", with version 2
             "--group=root",
             *self.options,
         ]
