@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.logger import LogLevel, capturedLogs
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from docker_tracker.errors import EngineError, LedgerError
@@ -163,6 +163,22 @@ class OrderTests(ReapCase):
         self.assertTrue(report.dry_run)
         self.assertEqual([call for call in self.engine.asked if not call.startswith("GET")], [])
         self.assertIn(("volume", "gone"), self.existing())
+
+    def said(self, **options: Any) -> list[str]:
+        """Reap; return what was logged of it."""
+        with capturedLogs() as logs:
+            self.reap(keep=("volume:cache-*",), **options)
+        return [message for event in logs if (message := formatEvent(event)) and message.startswith("job web")]
+
+    def test_what_is_said(self) -> None:
+        """A dry run says what would be removed; looking again and again says nothing while there is nothing to do."""
+        for name in ("v", "w", "cache-1"):
+            self.add("volume", name)
+        self.assertEqual(self.said(dry_run=True), ["job web: 2 would be removed, 1 kept, 0 left"])
+        again = {"made_before": START + 1}
+        self.assertEqual(self.said(**again), ["job web: 2 removed, 1 kept, 0 left"])
+        self.assertEqual(self.said(**again), [])
+        self.assertEqual(self.said(), ["job web: 0 removed, 1 kept, 0 left"])
 
     def test_young(self) -> None:
         """What was made after a given time is left alone."""

@@ -85,7 +85,11 @@ class Reaper:
         self._locks[job.id] = (lock, holders + 1)
         try:
             async with lock:
-                return await self._reap(_Course(self, job, dry_run, made_before))
+                report = await self._reap(_Course(self, job, dry_run, made_before))
+                # What looks again and again has nothing to say of what is kept, and was.
+                if made_before is None or dry_run or not report.complete or _count(report, "removed"):
+                    self._say(report)
+                return report
         finally:
             lock, holders = self._locks.pop(job.id)
             if holders > 1:
@@ -114,18 +118,24 @@ class Reaper:
             await working
         except TooLateError:
             course.problem = f"it took more than {seconds:g} s" + (f": {course.problem}" if course.problem else "")
-        report = course.report(began, self.clock.seconds() - start)
+        return course.report(began, self.clock.seconds() - start)
+
+    def _say(self, report: ReapReport) -> None:
         tell = self.log.info if report.complete else self.log.warn
         tell(
-            "job {job}: {removed} removed, {kept} kept, {left} left{problem}",
-            job=course.job.name,
-            id=course.job.id,
-            removed=sum(item.outcome == "removed" for item in report.items),
-            kept=sum(item.outcome == "kept" for item in report.items),
-            left=len(report.left),
+            "job {job}: {removed} {word}, {kept} kept, {left} left{problem}",
+            job=report.job,
+            id=report.job_id,
+            removed=_count(report, "would remove" if report.dry_run else "removed"),
+            word="would be removed" if report.dry_run else "removed",
+            kept=_count(report, "kept"),
+            left=_count(report, "left"),
             problem=f" ({report.problem})" if report.problem else "",
         )
-        return report
+
+
+def _count(report: ReapReport, outcome: str) -> int:
+    return sum(item.outcome == outcome for item in report.items)
 
 
 class _Course:
