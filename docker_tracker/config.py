@@ -48,6 +48,10 @@ WITH_CGROUP = ("labels", "cgroup-parent", "recorder", "audit")
 #: What there is where nobody says otherwise; then jobs that are made at run time have nested-socket, too.
 BY_DEFAULT = (DEFAULT_INTERCEPTORS, WITH_CGROUP)
 
+#: The control socket that ``docker-tracker run`` has put into `DOCKER_TRACKER_CONTROL` for its command's clients.
+_RUN_CONTROL = _variable("run-control")
+_CONTROL = _variable("control")
+
 #: Every option that the environment and the file know, too; the file has two tables more.
 OPTIONS = (
     "engine",
@@ -225,6 +229,8 @@ def load(
     :raises ConfigurationError: something is missing, unknown, wrong or dangerous; the daemon must not start.
     """
     daemon_uid = euid if uid is None else uid
+    if environ.get(_RUN_CONTROL, "") == environ.get(_CONTROL):  # that is the socket of the daemon that `run` talks to
+        environ = {name: value for name, value in environ.items() if name != _CONTROL}
     places = _Places.of(environ, euid)
     sources, file = _open(options, environ, places, daemon_uid)
     state_dir = _directory(sources, "state-dir") or places.state_dir

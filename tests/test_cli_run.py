@@ -108,6 +108,7 @@ class RunTests(Case):
             self.shell("env", "--job=mine", DOCKER_CONTEXT="other", DOCKER_CERT_PATH="/certificates", MINE="1")
             found = dict(line.partition("=")[::2] for line in self.out.read_text().splitlines())
             self.assertEqual(found["DOCKER_TRACKER_CONTROL"], f"unix://{it.path}")
+            self.assertEqual(found["DOCKER_TRACKER_RUN_CONTROL"], f"unix://{it.path}")
         self.assertEqual((found["DOCKER_HOST"], found["MINE"]), ("unix:///run/jobs/mine.sock", "1"))
         self.assertIn("TESTCONTAINERS_RYUK_DISABLED", found)
         self.assertTrue({"DOCKER_CONTEXT", "DOCKER_CERT_PATH"}.isdisjoint(found))

@@ -244,10 +244,16 @@ class JobSettingsTests(Case):
     """What the configuration says of jobs, and of who may control them."""
 
     def test_control(self) -> None:
-        """The control socket has a mode and owners as a listener has."""
+        """The control socket has a mode and owners as a listener has; that of the `run` we are in is not ours."""
         settings = self.load({"control": "unix:/a:mode=600"})
         self.assertEqual((settings.control, settings.control_mode), ("/a", 0o600))
         settings = self.load_file('control = {address = "unix:///a", mode = "0666", user = "ci", group = 12}')
+        run = "unix:///run/other.sock"
+        for own, control in ((run, str(settings.run_dir / "control.sock")), ("unix:///e", "/e")):
+            environ = {"DOCKER_TRACKER_CONTROL": own, "DOCKER_TRACKER_RUN_CONTROL": run}
+            self.assertEqual(
+                self.load(environ={**environ, "DOCKER_TRACKER_RUN_DIR": str(settings.run_dir)}).control, control
+            )
         found = settings.control, settings.control_mode, settings.control_user, settings.control_group
         self.assertEqual(found, ("/a", 0o666, "ci", "12"))
 

@@ -198,7 +198,9 @@ def _this_process() -> dict[str, Any]:
 
 def _supervise(wish: Wish, client: Client, made: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[int, bool]:
     """Run the command while the job is held; return its exit status, and whether it could be started."""
-    variables = {**environ, "DOCKER_TRACKER_CONTROL": f"unix://{client.path}", **job_environment(made, environ)}
+    # The second one tells a daemon that the command starts that the first one is not meant for it.
+    control = dict.fromkeys(("DOCKER_TRACKER_CONTROL", "DOCKER_TRACKER_RUN_CONTROL"), f"unix://{client.path}")
+    variables = {**environ, **control, **job_environment(made, environ)}
     short = {name: value for name, value in variables.items() if value is not None}
     signals = Signals()
     try:
