@@ -235,6 +235,9 @@ class ILedger(Interface):
         Fails with `docker_tracker.errors.RefusedError` (409) if a job of that name has not ended.
         """
 
+    def forget_job(job_id: str) -> Deferred[None]:
+        """Forget a job that could not be made, so that nobody ever reached it."""
+
     def restore_job(job_id: str, name: str, created: float, reason: str) -> Deferred[IJob]:
         """Return a job that labels tell of; an unknown one is written down as failed, or as gone if it is a "default".
 

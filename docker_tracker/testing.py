@@ -204,6 +204,14 @@ class FakeLedger:
 
         return self._answer(work)
 
+    def forget_job(self, job_id: str) -> Deferred[None]:
+        """See `ILedger.forget_job`."""
+
+        def work() -> None:
+            self.known_jobs[:] = [job for job in self.known_jobs if job.id != job_id]
+
+        return self._answer(work)
+
     def restore_job(self, job_id: str, name: str, created: float, reason: str) -> Deferred[IJob]:
         """See `ILedger.restore_job`."""
 

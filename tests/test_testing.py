@@ -190,6 +190,8 @@ class FakeTests(SynchronousTestCase):
         first = self.successResultOf(ledger.set_job(first.id, JobState.GONE))
         self.assertEqual(self.successResultOf(ledger.some_jobs([second.id, "x"])), [second])
         self.assertEqual(self.successResultOf(ledger.past_jobs(9)), [first])
+        self.successResultOf(ledger.forget_job(second.id))
+        self.assertEqual(self.successResultOf(ledger.jobs(everything=True)), [first])
 
     def test_broken_ledger(self) -> None:
         """A ledger that is to fail fails."""

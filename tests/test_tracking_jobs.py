@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
@@ -23,6 +23,7 @@ from tests.support.tracking import MemoryEngine
 
 NOW = 1_000_000.0
 ID = "c" * 64
+FULL = LedgerError("ledger", "the disk is full")
 
 
 @attrs.define
@@ -102,11 +103,10 @@ class FullLedger(Ledger):
     full = False
 
     def set_job(self, *arguments: Any, **more: Any) -> Deferred[IJob]:
-        if self.full:
-            failed: Deferred[IJob] = Deferred()
-            failed.errback(LedgerError("ledger", "the disk is full"))
-            return failed
-        return super().set_job(*arguments, **more)
+        return fail(FULL) if self.full else super().set_job(*arguments, **more)
+
+    def forget_job(self, job_id: str) -> Deferred[None]:
+        return fail(FULL) if self.full else super().forget_job(job_id)
 
 
 class PausingEngine(MemoryEngine):
@@ -277,7 +277,8 @@ class JobsTests(SynchronousTestCase):
             self.doors.error = error
             refused = self.refused(self.jobs.start(JobRequest(name="build"), None, None))
             self.assertEqual(refused.status, status)
-            self.assertEqual(self.jobs.get("build").state, JobState.GONE)
+            self.assertRaises(RefusedError, self.jobs.get, "build")
+        self.assertEqual(len(self.successResultOf(self.ledger.jobs(everything=True))), 1)
         self.doors.error = None
         self.make()
 
@@ -321,7 +322,7 @@ class JobsTests(SynchronousTestCase):
         self.failureResultOf(
             Deferred.fromCoroutine(self.jobs.start(JobRequest(name="build"), None, None)), OverflowError
         )
-        self.assertEqual(self.jobs.get("build").state, JobState.GONE)
+        self.assertRaises(RefusedError, self.jobs.get, "build")
         self.doors.error = None
         self.make()
         self.make("other")

@@ -89,6 +89,11 @@ def _insert(database: sqlite3.Connection, job: Job) -> None:
     )
 
 
+def drop(database: sqlite3.Connection, job_id: str) -> None:
+    """Forget a job that made nothing."""
+    database.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+
+
 def restore(database: sqlite3.Connection, job_id: str, name: str, created: float, reason: str, now: float) -> Job:
     """Return a job that only labels tell of: as the ledger has it, or as one whose end was not reached.
 

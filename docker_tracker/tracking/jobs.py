@@ -474,12 +474,17 @@ class Jobs:
             raise RefusedError("the tracker is being stopped", 503)
 
     async def _unmake(self, course: _Course, reason: str) -> None:
-        """Undo a job that could not be made wholly; one that the ledger would go on with ends as any other does."""
+        """Undo a job that could not be made wholly; one that the ledger would go on with ends as any other does.
+
+        What nobody could reach was none; through a door things may have been made.
+        """
         door, course.door = course.door, None
-        if door is not None:
+        try:
+            if door is None:
+                await self.ledger.forget_job(course.job.id)
+                return
             door.close()
             await door.stop()
-        try:
             self._remember(await self.ledger.set_job(course.job.id, JobState.GONE, reason=reason))
         except LedgerError:
             self._courses[course.job.id] = course

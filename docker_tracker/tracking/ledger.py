@@ -194,6 +194,10 @@ class Ledger:
         now = self._now()
         return self._database.run(lambda database: job_table.make(database, request, owner, socket, now))
 
+    def forget_job(self, job_id: str) -> Deferred[None]:
+        """Forget a job that could not be made, so that nobody ever reached it."""
+        return self._database.run(lambda database: job_table.drop(database, job_id))
+
     def restore_job(self, job_id: str, name: str, created: float, reason: str) -> Deferred[IJob]:
         """Return a job that labels tell of; one that is unknown is written down as failed."""
         now = self._now()
