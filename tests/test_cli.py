@@ -341,21 +341,22 @@ class CleaningTests(CommandCase):
             Resource(kind="volume", identifier=f"v{index}", job_id=job.id, relation=relation)
             for index, relation in enumerate((Relation.MADE, Relation.MADE, Relation.USED))
         )
-        gate: Deferred[None] = Deferred()
-        self.jobs.gate = gate
-        master, slave = pty.openpty()
-        self.addCleanup(os.close, master)
-        process = self.process("reap", "a", stderr=slave, env={"TERM": "xterm"})
-        os.close(slave)
-        shown = b""
-        while b"2 left" not in shown:
-            self.assertTrue(select.select([master], [], [], 30)[0], shown)
-            shown += os.read(master, 4096)
-        self.assertIn(b"reaping a", shown)
-        self.it.call(lambda: gate.callback(None))
-        self.assertEqual(process.wait(30), 0)
-        quiet = self.invoke("reap", "a")
-        self.assertNotIn("reaping", quiet.output)
+        failed = self.jobs.make("b", state=JobState.FAILED)
+        self.it.ledger.recorded.append(Resource(kind="volume", identifier="w", job_id=failed.id))
+        for words, text in ((["reap", "a"], b"reaping a: 2 left"), (["reconcile"], b"engine and ledger: 1 left")):
+            gate: Deferred[None] = Deferred()
+            self.jobs.gate = gate
+            master, slave = pty.openpty()
+            self.addCleanup(os.close, master)
+            process = self.process(*words, stderr=slave, env={"TERM": "xterm"})
+            os.close(slave)
+            shown = b""
+            while text not in shown:
+                self.assertTrue(select.select([master], [], [], 30)[0], shown)
+                shown += os.read(master, 4096)
+            self.it.call(lambda gate=gate: gate.callback(None))  # type: ignore[misc]
+            self.assertEqual(process.wait(30), 0)
+            self.assertNotIn("left", self.invoke(*words).output)
 
     def test_progress_without_daemon(self) -> None:
         """A look that fails says nothing: the call that is waited for does."""

@@ -60,7 +60,9 @@ def reconcile(place: Place, dry_run: bool, adopt: str, no_trunc: bool, shape: st
     """
     if not dry_run:
         _sweep()
-    done = place.client().call("POST", target("reconcile", dry_run=dry_run, adopt=adopt), timeout=None)
+    client = place.client()
+    with waiting(client, None, "comparing engine and ledger"):
+        done = client.call("POST", target("reconcile", dry_run=dry_run, adopt=adopt), timeout=None)
     if not say_report(done, shape, no_trunc):
         raise click.exceptions.Exit(1)
 

@@ -14,9 +14,10 @@ _PERIOD = 0.5
 
 
 @contextmanager
-def waiting(client: Client, job_id: str, title: str, *, terminal: bool | None = None) -> Iterator[None]:
+def waiting(client: Client, job_id: str | None, title: str, *, terminal: bool | None = None) -> Iterator[None]:
     """Show a line with what is still there of a job, for as long as this is entered.
 
+    :param job_id: None: of all jobs that do not accept clients any more.
     :param terminal: Whether standard error is one; None: look.
     """
     if not (sys.stderr.isatty() if terminal is None else terminal):
@@ -30,10 +31,9 @@ def waiting(client: Client, job_id: str, title: str, *, terminal: bool | None = 
         def look() -> None:
             while not over.wait(_PERIOD):
                 try:
-                    found = client.call("GET", target("resources", job=job_id), timeout=5.0)
+                    left = _left(client, job_id)
                 except TrackerError:  # the call that is waited for will tell
                     continue
-                left = sum(each["relation"] == "made" and each["kind"] != "exec" for each in found)
                 status.update(f"{title}: {left} left")
 
         thread = threading.Thread(target=look, daemon=True)
@@ -43,3 +43,11 @@ def waiting(client: Client, job_id: str, title: str, *, terminal: bool | None = 
         finally:
             over.set()
             thread.join()
+
+
+def _left(client: Client, job_id: str | None) -> int:
+    found = client.call("GET", target("resources", job=job_id), timeout=5.0)
+    if job_id is None:
+        open_jobs = {job["id"] for job in client.call("GET", "/jobs", timeout=5.0) if job["state"] == "open"}
+        found = [each for each in found if each["job_id"] not in open_jobs]
+    return sum(each["relation"] == "made" and each["kind"] != "exec" for each in found)

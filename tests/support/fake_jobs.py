@@ -52,7 +52,7 @@ class FakeJobs:
     :ivar leases: That were taken.
     :ivar happened: All events; `happen` adds one.
     :ivar error: If set, what changes something fails with it.
-    :ivar gate: If set, `over` and `reap` wait for it.
+    :ivar gate: If set, `over`, `reap` and `reconcile` wait for it.
     :ivar page: How many events are given at once.
     :ivar read: How many were given.
     """
@@ -147,6 +147,7 @@ class FakeJobs:
         """See `IJobs.reconcile`."""
         self._check()
         self.asked.append(("reconcile", dry_run, adopt))
+        await self._pass()
         return ReapReport(job_id="", job="", dry_run=dry_run, began=THEN, items=self.left)
 
     async def why(self, reference: str) -> list[Mapping[str, Any]]:
