@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from twisted.trial.unittest import SkipTest
 
 from docker_tracker.cli.client import Client, target
 from tests.integration.test_nested import JOB_ID, NestedCase
@@ -220,3 +224,238 @@ class KeepTests(LifeCase):
 
         self.daemon.wait_for(is_over)
         self.assertTrue(self.exists("container", long) and self.exists("network", network))
+
+
+class TellTests(LifeCase):
+    """What is told of jobs and of what they made."""
+
+    def test_why(self) -> None:
+        """Why a container is there: its job, the process as it was, the request, and what we changed; nothing more."""
+        job = self.job("why", cgroup_parent=f"/{self.name('ci')}")
+        body = json.dumps({"Image": IMAGE, "Cmd": ["true"], "Labels": {"a": "b"}})
+        name = self.name("made")
+        line = [sys.executable, "-c", ASK, job["socket"], "POST", f"/v1.40/containers/create?name={name}", body]
+        before = time.time()
+        client = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
+        cgroup = Path(f"/proc/{client.pid}/cgroup").read_text().splitlines()[-1].split(":", 2)[2]
+        output, _ = client.communicate(timeout=60)
+        self.assertTrue(output.startswith("201{"), output)
+        identifier = json.loads(output[3:])["Id"]
+        self.daemon.wait_for(lambda: self.control("GET", f"/why/{name}")[0]["intent"]["state"] == "done")
+        for reference in (identifier, identifier[:12], name):
+            (told,) = self.control("GET", f"/why/{reference}")
+            self.assertEqual(told["job"], {"id": job["id"], "name": "why", "state": "open"})
+            self.assertEqual(
+                told["who"],
+                {
+                    "pid": str(client.pid),
+                    "uid": str(os.geteuid()),
+                    "gid": str(os.getegid()),
+                    "command": " ".join(line)[:4096].strip(),
+                    "cgroup": cgroup,
+                    "listener": f"unix://{job['socket']}",
+                    "request": "POST /containers/create",
+                    "changed": "Labels, HostConfig.CgroupParent",
+                },
+            )
+            self.assertEqual((told["resource"]["id"], told["resource"]["relation"]), (identifier, "made"))
+            self.assertEqual(told["intent"]["operation"], "container_create")
+            self.assertLessEqual(abs(datetime.fromisoformat(told["intent"]["started"]).timestamp() - before), 30)
+        text = self.tracker("why", identifier[:12])
+        for said in (f"Job:        why ({job['id']}), open", f"Pid:        {client.pid}", f"Cgroup:     {cgroup}"):
+            self.assertIn(f"{said}\n", text)
+        self.end(job)
+        self.assertIn(f"why ({job['id']}), gone", self.tracker("why", name))
+        self.tracker("why", self.name("nothing"), status=1)
+
+    def events(self, *words: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.tracker("events", "--format=json", *words).splitlines()]
+
+    def follow(self, *words: str) -> subprocess.Popen[str]:
+        """Begin to follow events."""
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+        line = self.tracker_line("events", "--follow", "--format=json", *words)
+        following = subprocess.Popen(
+            line, env=environment, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self.addCleanup(following.communicate)
+        self.addCleanup(following.kill)
+        return following
+
+    def test_events(self) -> None:
+        """Events come as they happen; after a restart, and a kill, who knows the last one's number misses none."""
+        following = self.follow()
+        assert following.stdout is not None
+        seen = []
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            job = self.job(f"before-{number.name}")
+            self.end(job)
+            for event in ("job started", "job ended", "job gone"):
+                seen.append(json.loads(following.stdout.readline()))
+                self.assertEqual((seen[-1]["event"], seen[-1]["job_id"]), (event, job["id"]))
+            self.daemon.stop(number)
+            following.communicate(timeout=60)  # it ends with the daemon
+            self.assertNotEqual(following.returncode, 0)
+            self.daemon.start()
+            self.daemon.wait_for_socket()
+            missed = self.job(f"after-{number.name}")
+            self.assertEqual([each["event"] for each in self.events(f"--since={seen[-1]['number']}")], ["job started"])
+            following = self.follow(f"--since={seen[-1]['number']}")
+            assert following.stdout is not None
+            seen.append(json.loads(following.stdout.readline()))
+            self.assertEqual(seen[-1]["job_id"], missed["id"])
+        self.assertEqual(self.events(), seen)
+        numbers = [each["number"] for each in seen]
+        self.assertEqual(numbers, sorted(set(numbers)))
+        following.send_signal(signal.SIGINT)
+        following.communicate(timeout=60)
+        self.assertEqual(following.returncode, 130)
+
+    def test_commands(self) -> None:
+        """``job show`` prints what is known; shells complete the names of the jobs that the daemon has."""
+        jobs = [self.job(name, labels={"team": "x"}, ends={"ttl": 3600}) for name in ("alpha", "altair", "beta")]
+        shown = json.loads(self.tracker("job", "show", "alpha", jobs[2]["id"]))
+        self.assertEqual([each["id"] for each in shown], [jobs[0]["id"], jobs[2]["id"]])
+        self.assertEqual((shown[0]["state"], shown[0]["request"]["ends"]), ("open", {"ttl": 3600}))
+        self.assertEqual(shown[0]["request"]["labels"], {"team": "x"})
+        self.assertEqual(json.loads(self.tracker("job", "show", "none", status=1)), [])
+        script = self.tracker("completion", "bash")
+        program = self.daemon.directory / "bin/docker-tracker"
+        program.parent.mkdir()
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} -P -m docker_tracker.cli.main "$@"\n')
+        program.chmod(0o755)
+        tried = f"""{script}
+COMP_WORDS=(docker-tracker job end al); COMP_CWORD=3
+$(complete -p docker-tracker | sed 's/.*-F //; s/ .*//') docker-tracker al end
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+        environment = {
+            "PATH": f"{program.parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "DOCKER_TRACKER_CONTROL": f"unix://{self.daemon.control_path}",
+        }
+        done = subprocess.run(
+            ["bash", "-c", tried], env=environment, cwd="/", capture_output=True, text=True, timeout=60, check=False
+        )
+        self.assertEqual(sorted(done.stdout.split()), ["alpha", "altair"], done.stderr)
+
+
+class UsersCase(LifeCase):
+    """Clients that are not root."""
+
+    def setUp(self) -> None:
+        if os.geteuid() != 0:
+            raise SkipTest("only root can run something as another user")
+        self.python = next(self.pythons(), "")
+        if not self.python:
+            raise SkipTest("another user can run no Python here")
+        super().setUp()
+        self.daemon.directory.chmod(0o711)
+        (self.daemon.directory / "run").chmod(0o711)
+        for path in (self.daemon.control_path, self.daemon.socket_path):
+            path.chmod(0o666)
+
+    @staticmethod
+    def pythons() -> Iterator[str]:
+        """Return what another user can run."""
+        for path in (sys.executable, "/usr/bin/python3"):
+            try:
+                subprocess.run([path, "-c", ""], user=NOBODY, group=NOBODY, extra_groups=(), cwd="/", check=True)
+            except (OSError, subprocess.CalledProcessError):
+                continue
+            yield path
+
+    def ask_as(
+        self,
+        user: int,
+        path: Path | str,
+        method: str,
+        target: str,
+        body: Any = None,
+        before: tuple[str, ...] = (),
+        **environment: str,
+    ) -> tuple[int, Any]:
+        """Send one request as a user; return the status and the answer."""
+        done = subprocess.run(
+            [*before, self.python, "-c", ASK, str(path), method, target, "" if body is None else json.dumps(body)],
+            user=user,
+            group=user,
+            extra_groups=(),
+            env={"PATH": os.environ["PATH"], **environment},
+            cwd="/",
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+        return int(done[:3]), json.loads(done[3:])
+
+
+class OwnerTests(UsersCase):
+    def test_ends_his_own(self) -> None:
+        """A job's owner sees and ends his own, and nobody else's; he makes none, and reads no events."""
+        jobs = {
+            name: self.job(name, user=str(user)) for name, user in (("his", NOBODY), ("other", 65533), ("roots", 0))
+        }
+        volumes = {name: self.through(job, "volume", "create", self.name(name)) for name, job in jobs.items()}
+        control = self.daemon.control_path
+        status, found = self.ask_as(NOBODY, control, "GET", "/jobs?all=1")
+        self.assertEqual((status, [each["name"] for each in found]), (200, ["his"]))
+        status, found = self.ask_as(NOBODY, control, "GET", "/resources")
+        self.assertEqual((status, [each["id"] for each in found]), (200, [volumes["his"]]))
+        for name in ("other", "roots", "default"):
+            for method, rest, body in (("POST", "/end", {}), ("POST", "/reap", None), ("GET", "", None)):
+                status, answer = self.ask_as(NOBODY, control, method, f"/jobs/{name}{rest}", body)
+                self.assertEqual(status, 403, answer)
+                self.assertIn(f"the job {name} is not yours (uid {NOBODY})", answer["message"])
+        for method, path, body in (
+            ("POST", "/jobs", {"name": "new"}),
+            ("GET", "/events", None),
+            ("POST", "/reconcile", None),
+        ):
+            self.assertEqual(self.ask_as(NOBODY, control, method, path, body)[0], 403)
+        status, ended = self.ask_as(NOBODY, control, "POST", "/jobs/his/end?wait=1", {})
+        self.assertEqual((status, ended["state"], ended["reason"]), (200, "gone", f"ended by uid {NOBODY}"))
+        self.assertFalse(self.exists("volume", volumes["his"]))
+        self.assertEqual([self.state(jobs[name]) for name in ("other", "roots")], ["open", "open"])
+        self.assertTrue(self.exists("volume", volumes["other"]) and self.exists("volume", volumes["roots"]))
+
+
+class RuleTests(UsersCase):
+    """Clients of one socket."""
+
+    configuration = f"""{REAP}
+[[attribute]]
+job = "ci-{{value}}"
+environment = "CI_JOB_ID"
+[[attribute]]
+job = "of-users"
+uid = {NOBODY}
+"""
+
+    def made(self, user: int, *before: str, **environment: str) -> str:
+        """Have a user's process make a volume by the socket of all; return whose it is."""
+        status, volume = self.ask_as(
+            user, self.daemon.socket_path, "POST", "/volumes/create", {}, before, **environment
+        )
+        self.assertEqual(status, 201, volume)
+        return str(volume["Labels"][JOB_ID])
+
+    def test_same_user(self) -> None:
+        """What an environment says chooses among jobs of the same user only; a parent's counts; a uid chooses any."""
+        roots, his = self.job("ci-root"), self.job("ci-his", user=str(NOBODY))
+        default = self.control("GET", "/jobs/default")["id"]
+        self.assertEqual(self.made(0, CI_JOB_ID="root"), roots["id"])
+        self.assertEqual(self.made(NOBODY, CI_JOB_ID="his"), his["id"])
+        self.assertEqual(self.made(NOBODY, CI_JOB_ID="root"), default)
+        self.assertEqual(self.made(0, CI_JOB_ID="his"), default)
+        # The shell has the variable, its child has not.
+        parent = ("sh", "-c", 'env -u CI_JOB_ID "$@"; exit $?', "sh")
+        self.assertEqual(self.made(0, *parent, CI_JOB_ID="root"), roots["id"])
+        self.assertEqual(self.made(NOBODY, *parent, CI_JOB_ID="his"), his["id"])
+        self.assertEqual(self.made(NOBODY, *parent, CI_JOB_ID="root"), default)
+        users = self.job("of-users")
+        self.assertEqual(self.made(NOBODY), users["id"])
+        self.assertEqual(self.made(NOBODY, CI_JOB_ID="root"), users["id"])
+        self.assertEqual(self.made(NOBODY, CI_JOB_ID="his"), his["id"])
+        self.assertEqual(self.made(0), default)
