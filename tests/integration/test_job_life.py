@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,9 +18,10 @@ from twisted.trial.unittest import SkipTest
 
 from docker_tracker.cli.client import Client, target
 from tests.integration.test_nested import JOB_ID, NestedCase
-from tests.support.daemon import ROOT
+from tests.integration.test_tracking import ask
+from tests.support.daemon import ROOT, Daemon
 from tests.support.dockerd import IMAGE
-from tests.support.engine import DockerError, docker
+from tests.support.engine import DockerError, docker, require_program
 
 NOBODY = 65534
 SLEEP = ("--stop-signal=KILL", IMAGE, "sleep", "1000")
@@ -282,16 +284,20 @@ class TellTests(LifeCase):
         self.addCleanup(following.kill)
         return following
 
+    def next(self, following: subprocess.Popen[str]) -> dict[str, Any]:
+        """Return the next event that comes."""
+        assert following.stdout is not None
+        return dict(json.loads(following.stdout.readline()))
+
     def test_events(self) -> None:
         """Events come as they happen; after a restart, and a kill, who knows the last one's number misses none."""
         following = self.follow()
-        assert following.stdout is not None
         seen = []
         for number in (signal.SIGTERM, signal.SIGKILL):
             job = self.job(f"before-{number.name}")
             self.end(job)
             for event in ("job started", "job ended", "job gone"):
-                seen.append(json.loads(following.stdout.readline()))
+                seen.append(self.next(following))
                 self.assertEqual((seen[-1]["event"], seen[-1]["job_id"]), (event, job["id"]))
             self.daemon.stop(number)
             following.communicate(timeout=60)  # it ends with the daemon
@@ -301,8 +307,7 @@ class TellTests(LifeCase):
             missed = self.job(f"after-{number.name}")
             self.assertEqual([each["event"] for each in self.events(f"--since={seen[-1]['number']}")], ["job started"])
             following = self.follow(f"--since={seen[-1]['number']}")
-            assert following.stdout is not None
-            seen.append(json.loads(following.stdout.readline()))
+            seen.append(self.next(following))
             self.assertEqual(seen[-1]["job_id"], missed["id"])
         self.assertEqual(self.events(), seen)
         numbers = [each["number"] for each in seen]
@@ -408,12 +413,9 @@ class OwnerTests(UsersCase):
                 status, answer = self.ask_as(NOBODY, control, method, f"/jobs/{name}{rest}", body)
                 self.assertEqual(status, 403, answer)
                 self.assertIn(f"the job {name} is not yours (uid {NOBODY})", answer["message"])
-        for method, path, body in (
-            ("POST", "/jobs", {"name": "new"}),
-            ("GET", "/events", None),
-            ("POST", "/reconcile", None),
-        ):
-            self.assertEqual(self.ask_as(NOBODY, control, method, path, body)[0], 403)
+        self.assertEqual(self.ask_as(NOBODY, control, "POST", "/jobs", {"name": "new"})[0], 403)
+        for method, path in (("GET", "/events"), ("POST", "/reconcile")):
+            self.assertEqual(self.ask_as(NOBODY, control, method, path)[0], 403)
         status, ended = self.ask_as(NOBODY, control, "POST", "/jobs/his/end?wait=1", {})
         self.assertEqual((status, ended["state"], ended["reason"]), (200, "gone", f"ended by uid {NOBODY}"))
         self.assertFalse(self.exists("volume", volumes["his"]))
@@ -459,3 +461,68 @@ uid = {NOBODY}
         self.assertEqual(self.made(NOBODY, CI_JOB_ID="root"), users["id"])
         self.assertEqual(self.made(NOBODY, CI_JOB_ID="his"), his["id"])
         self.assertEqual(self.made(0), default)
+
+
+class FullDiskTests(LifeCase):
+    """The state directory is a small file system of its own, in the daemon's mount name space."""
+
+    def new_daemon(self, *options: str) -> Daemon:
+        if os.geteuid() != 0:
+            raise SkipTest("only root can mount a file system")
+        unshare = require_program("unshare", "util-linux")
+        daemon = Daemon(*options)
+        self.state_dir = daemon.directory / "state"
+        self.state_dir.mkdir(mode=0o700)
+        mount = f'mount -t tmpfs -o size=1m,mode=700 tmpfs {self.state_dir} && exec "$@"'
+        daemon.command[:0] = [unshare, "--mount", "--propagation=private", "sh", "-c", mount, "sh"]
+        return daemon
+
+    @property
+    def place(self) -> Path:
+        """The state directory as the daemon sees it."""
+        assert self.daemon.process is not None
+        return Path(f"/proc/{self.daemon.process.pid}/root{self.state_dir}")
+
+    def instance(self) -> str:
+        return (self.place / "instance").read_text().strip()
+
+    def fill(self) -> int:
+        """Write until nothing more can be written; return how many bytes that were."""
+        with (self.place / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        return (self.place / "filler").stat().st_size
+
+    def test_full(self) -> None:
+        """While it is full, creates and new jobs are refused, and nothing is made; afterwards all is as before."""
+        job = self.job("before")
+        first = self.through(job, "run", "--detach", *SLEEP)
+        self.daemon.wait_for(lambda: self.control("GET", f"/why/{first}")[0]["intent"]["state"] == "done")
+        self.assertGreater(self.fill(), 100_000)
+        ours = f"--filter=label=docker-tracker.instance={self.instance()}"
+        kinds: dict[str, tuple[str, ...]] = {
+            "container": ("create", IMAGE, "true"),
+            "volume": ("volume", "create", self.name("full")),
+            "network": ("network", "create", self.name("full")),
+        }
+        for _ in range(3):
+            for line in kinds.values():
+                error = self.assertRaises(DockerError, self.through, job, *line)
+                self.assertIn("full", str(error))
+        status, answer = ask(self.daemon.control_path, "POST", "/jobs", {"name": "during"})
+        self.assertEqual(status, 500, answer)
+        self.assertIn(b"full", answer)
+        self.assertFalse((self.daemon.directory / "run/jobs/during.sock").exists())
+        self.assertEqual(self.beside("ps", "--all", "--quiet", "--no-trunc", ours), first)
+        for kind in ("volume", "network"):
+            self.assertEqual(self.beside(kind, "ls", "--quiet", ours), "")
+        self.assertIn("sleep 1000", self.through(job, "top", first))
+        (self.place / "filler").unlink()
+        after = self.job("during")
+        for kind, line in kinds.items():
+            self.through(job if kind == "volume" else after, *line)
+        for each in (job, after):
+            self.assertEqual({item["outcome"] for item in self.end(each).values()}, {"removed"})
+        for kind in ("volume", "network"):
+            self.assertEqual(self.beside(kind, "ls", "--quiet", ours), "")
+        self.assertEqual(self.beside("ps", "--all", "--quiet", ours), "")
