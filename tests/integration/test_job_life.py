@@ -17,13 +17,17 @@ from typing import Any
 from twisted.trial.unittest import SkipTest
 
 from docker_tracker.cli.client import Client, target
+from tests.integration import test_nested
 from tests.integration.test_nested import JOB_ID, NestedCase
 from tests.integration.test_tracking import ask
+from tests.support import registry
 from tests.support.daemon import ROOT, Daemon
 from tests.support.dockerd import IMAGE
-from tests.support.engine import DockerError, docker, require_program
+from tests.support.engine import DockerError, discard, docker, private_engine, require_program
 
 NOBODY = 65534
+NAMES = ("before", "pulled", "implicit")  # of repositories
+PULLED = f"127.0.0.1:{registry.PORT}/{{}}:1"
 SLEEP = ("--stop-signal=KILL", IMAGE, "sleep", "1000")
 REAP = "reap = { stop-seconds = 1.0, drain-seconds = 0.5 }\n"
 # Ends by itself three seconds after it is told to, and says so in a file.
@@ -526,3 +530,56 @@ class FullDiskTests(LifeCase):
         for kind in ("volume", "network"):
             self.assertEqual(self.beside(kind, "ls", "--quiet", ours), "")
         self.assertEqual(self.beside("ps", "--all", "--quiet", ours), "")
+
+
+class PullCase(LifeCase):
+    """A private engine with a registry beside it, from which one image is there before any job comes."""
+
+    def setUp(self) -> None:
+        engine = private_engine("pull")
+        self.addCleanup(discard, engine)
+        engine.start()
+        self.patch(test_nested, "engine_address", lambda: engine.address)
+        serving = registry.start(engine, *NAMES)
+        self.addCleanup(serving.communicate)
+        self.addCleanup(serving.kill)
+        super().setUp()
+        docker("pull", PULLED.format("before"), address=engine.address)
+
+    def pulled(self) -> dict[str, dict[str, Any]]:
+        """Have a job pull all images, one of them by a container's create, and end; return its report."""
+        job = self.job("pulls")
+        for name in ("before", "pulled"):
+            self.through(job, "pull", PULLED.format(name))
+        self.through(job, "create", PULLED.format("implicit"))
+        self.images = {name: self.beside("inspect", "--format={{.Id}}", PULLED.format(name)) for name in NAMES}
+        self.through(job, "tag", PULLED.format("before"), "mine:1")
+        return self.end(job)
+
+
+class PulledStayTests(PullCase):
+    def test_stay(self) -> None:
+        """Images that a job pulled stay, whoever asked for the pull; what it made of them goes."""
+        report = self.pulled()
+        self.assertEqual({each["kind"] for each in report.values()}, {"container", "image"})
+        self.assertEqual([name for name, each in report.items() if each["kind"] == "image"], ["mine:1"])
+        for name in NAMES:
+            self.assertEqual(self.beside("inspect", "--format={{.Id}}", PULLED.format(name)), self.images[name])
+        self.assertFalse(self.exists("image", "mine:1"))
+
+
+class PulledGoTests(PullCase):
+    configuration = REAP.replace(" }", ", pulled-images = true }")
+
+    def test_go(self) -> None:
+        """If the configuration says so they go with their job, but for what was there before."""
+        report = self.pulled()
+        outcomes = {name: each["outcome"] for name, each in report.items() if each["kind"] == "image"}
+        gone = {"mine:1", *(PULLED.format(name) for name in ("pulled", "implicit"))}
+        self.assertEqual(set(outcomes.values()), {"removed"})
+        self.assertLessEqual(gone, outcomes.keys())
+        self.assertNotIn(PULLED.format("before"), outcomes)
+        for name in NAMES:
+            for reference in (PULLED.format(name), self.images[name]):
+                self.assertEqual(self.exists("image", reference), name == "before", reference)
+        self.assertFalse(self.exists("image", "mine:1"))
