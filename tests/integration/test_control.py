@@ -121,6 +121,8 @@ class ControlTests(SynchronousTestCase):
             ["job", "end", "two"],
             ["job", "end", "default"],
             ["job", "lease", "one"],
+            ["job", "start", "two", "--cgroup-parent", "../x"],
+            ["job", "start", "two", "--cgroup-parent", "a b/../../.."],
         ):
             self.tracker(*words, status=1)
         self.tracker("job", "start", "two", "--pid", "4194303", status=1)

@@ -19,7 +19,7 @@ from docker_tracker.cgroups import hierarchies, is_version_1, memberships, own_d
 from tests.integration.test_tracking import ask
 from tests.support.daemon import Daemon
 from tests.support.dockerd import IMAGE
-from tests.support.engine import DockerError, docker, engine_address, require_program
+from tests.support.engine import DockerError, discard, docker, engine_address, private_engine, require_program
 
 SOCKET = "/var/run/docker.sock"
 JOB_ID = "docker-tracker.job-id"
@@ -205,6 +205,34 @@ class NestedSocketTests(NestedCase):
                     error = self.assertRaises(DockerError, self.through, refusing, *asked)
                     self.assertIn(f"{source} may not be mounted: the engine's socket", str(error))
             self.through(refusing, "create", f"--volume={directory}:/x", IMAGE)
+
+
+class InRunTests(NestedCase):
+    """A private engine whose socket is in its own /run, too."""
+
+    def setUp(self) -> None:
+        engine = private_engine("run")
+        self.addCleanup(discard, engine)
+        engine.start()
+        place = "/run/podman"
+        bind = f"mkdir {place} && : > {place}/podman.sock && mount --bind {engine.socket_path} {place}/podman.sock"
+        subprocess.run(engine.enter("sh", "-c", bind), check=True, timeout=60)
+        self.patch(sys.modules[__name__], "engine_address", lambda: engine.address)
+        super().setUp()
+
+    def test_parents(self) -> None:
+        """By whatever name, it is left or refused; the socket in it by a known name is the job's."""
+        leaving = self.job("leaving")
+        refusing = self.job("refusing", interceptors={"nested-socket": {"parents": "refuse"}})
+        for source in ("/run", "/var/run", "/run/podman", "/run/../var/run/podman"):
+            with self.subTest(source=source):
+                self.through(leaving, "create", f"--volume={source}:/x", IMAGE)
+                self.assertIn(f"{source} is mounted as it is", self.daemon.output())
+                error = self.assertRaises(DockerError, self.through, refusing, "create", f"--volume={source}:/x", IMAGE)
+                self.assertIn("may not be mounted: the engine's socket", str(error))
+        for source in ("/run/podman/podman.sock", "/var/run/podman/../podman/podman.sock"):
+            made = self.nested(leaving, source, "create", IMAGE, "true")
+            self.assertEqual(self.owner(made), leaving["id"])
 
 
 class OwnFilesTests(NestedCase):
