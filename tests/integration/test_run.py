@@ -131,6 +131,15 @@ class RunCase(SynchronousTestCase):
             self.assertLess(time.monotonic(), end, f"waited in vain: {what}")
             time.sleep(0.05)
 
+    def name_space(self) -> tuple[str, ...]:
+        """Give what stands before a command that is to run in a pid name space of its own."""
+        unshare = require_program("unshare", "util-linux")
+        try:
+            subprocess.run([unshare, "--pid", "--fork", "--mount-proc", "true"], check=True, capture_output=True)
+        except subprocess.CalledProcessError as error:
+            raise SkipTest(f"no pid name space can be made: {error}") from error
+        return unshare, "--pid", "--fork", "--kill-child", "--mount-proc"
+
     def cgroup_kept_to(self) -> None:
         """Run a command with a cgroup of its job's own: it and its container are in it, and then it is gone."""
         driver = docker("info", "--format={{.CgroupDriver}}", address=self.engine).stdout.decode().strip()
@@ -253,12 +262,7 @@ class PrivateTests(RunCase):
 
     def test_name_space_ended(self) -> None:
         """The end of the pid name space: all in it are dead at once; the next ``run`` sweeps up behind them."""
-        unshare = require_program("unshare", "util-linux")
-        try:
-            subprocess.run([unshare, "--pid", "--fork", "--mount-proc", "true"], check=True, capture_output=True)
-        except subprocess.CalledProcessError as error:
-            raise SkipTest(f"no pid name space can be made: {error}") from error
-        process = self.begin("--private", before=(unshare, "--pid", "--fork", "--kill-child", "--mount-proc"))
+        process = self.begin("--private", before=self.name_space())
         process.kill()
         self.wait_for("the tracker has ended", lambda: not self.trackers())
         self.assertEqual(len(self.containers()), 1)
@@ -332,6 +336,30 @@ class DaemonTests(RunCase):
     def test_own_cgroup(self) -> None:
         """The command and its containers are in the job's cgroup, which is removed after it."""
         self.cgroup_kept_to()
+
+    def test_name_space(self) -> None:
+        """In a pid name space of its own, where the daemon does not see its process, ``run`` holds a lease instead."""
+        client = Client(self.control)
+        killed = self.begin("--job=killed", before=self.name_space())
+        self.assertNotIn("process", client.call("GET", "/jobs/killed")["request"]["ends"])
+        (first,) = self.containers()
+        killed.kill()
+        done = subprocess.run(
+            [*self.name_space(), *self.line("--job=inside", "--", "sh", "-c", f"{LEAK}; exit 3")],
+            env=self.environment,
+            cwd="/",
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        self.assertEqual(done.returncode, 3, done.stderr)
+        self.assertIn("job inside left over 1 thing: 1 removed in ", done.stderr)
+        self.assertEqual([each for each in self.containers() if not first.startswith(each)], [])
+        self.wait_for("the lease is over", lambda: not self.containers(), 60)
+        self.wait_for("the job is gone", lambda: client.call("GET", "/jobs/killed")["state"] == "gone")
+        self.assertEqual(client.call("GET", "/jobs/killed")["reason"], "nobody held its lease for 30 s")
+        self.assertEqual(self.trackers(), [])
 
     def test_name_taken(self) -> None:
         """Two jobs of one name are not run at one time."""
