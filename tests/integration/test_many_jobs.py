@@ -19,9 +19,14 @@ from tests.torture.nursery import Child, Nursery
 from tests.torture.wire import ask
 
 _JOBS = 50
-# Six containers, three of them running; eight volumes (anonymous, named, implicit); a network; an exec; five images.
-_ACTS = ("anonymous", "named", "long", "exec", "network", "volume", "build", "commit", "tag", "import", "load")
-_THINGS = 20
+# Six containers, three of them running; eight volumes (anonymous, named, implicit); a network; an exec; five images; a
+# secret, a config. Some have a service as well, with a task and an overlay network, for which a swarm takes its time.
+_ACTS = (
+    *("anonymous", "named", "long", "exec", "network", "volume"),
+    *("build", "commit", "tag", "import", "load", "secret"),
+)
+_WITH_SERVICE = 10  # every so many of them
+_THINGS = 22
 _SECONDS = 300
 
 
@@ -33,6 +38,8 @@ class ManyJobsTests(SynchronousTestCase):
         self.engine = private_engine("many", ("--default-address-pool=base=10.128.0.0/9,size=24",))
         self.addCleanup(discard, self.engine)
         self.engine.start()
+        swarm = {"ListenAddr": "127.0.0.1:2377", "AdvertiseAddr": "127.0.0.1"}
+        self.assertEqual(self.engine.api("POST", "/swarm/init", swarm)[0], 200)
         self.daemon = Daemon(f"--engine={self.engine.address}", "--interceptors=labels,recorder")
         self.addCleanup(self.daemon.discard)
         self.control = self.daemon.serve().control_path
@@ -49,7 +56,8 @@ class ManyJobsTests(SynchronousTestCase):
         """Start a job and its client; of every other one, the client's end is the job's."""
         name, answers = f"job-{number}", self.daemon.directory / f"answers-{number}"
         socket_path = self.daemon.directory / "run" / "jobs" / f"{name}.sock"
-        arguments = (str(socket_path), name, _ACTS, str(answers), True)
+        acts = _ACTS if number % _WITH_SERVICE else (*_ACTS, "service")
+        arguments = (str(socket_path), name, acts, str(answers), True)
         child = self.nursery.start("tests.torture.client:main", *arguments, log=self.daemon.log_path)
         self.addCleanup(child.discard)
         ends = {"process": child.pid} if number % 2 else {}
@@ -60,15 +68,17 @@ class ManyJobsTests(SynchronousTestCase):
         self.engine.api("POST", "/volumes/create", {"Name": OTHERS_VOLUME})
         self.engine.api("POST", "/networks/create", {"Name": "strange"})
         self.engine.api("POST", "/containers/create?name=strange", {"Image": IMAGE})
-        staying = self.begin(1000)
+        for kind in ("secrets", "configs"):
+            self.engine.api("POST", f"/{kind}/create", {"Name": "strange", "Data": "c2VjcmV0"})
+        staying = self.begin(1002)
         self.daemon.wait_for(lambda: _is_done(staying[2]), _SECONDS)
-        before = things(self.engine.socket_path, False)
+        before = things(self.engine.socket_path, True)
 
         began = time.monotonic()
         running = [self.begin(number) for number in range(_JOBS)]
         self.daemon.wait_for(lambda: all(_is_done(answers) for _, _, answers in running), _SECONDS)
         made = time.monotonic() - began
-        count = len(things(self.engine.socket_path, False)) - len(before)
+        count = len(things(self.engine.socket_path, True)) - len(before)
 
         began = time.monotonic()
         for number, (job, child, _) in enumerate(running):
@@ -80,14 +90,17 @@ class ManyJobsTests(SynchronousTestCase):
         cleaned = time.monotonic() - began
         sys.stdout.write(f"{_JOBS} jobs: {count} things made in {made:.1f} s, removed in {cleaned:.1f} s\n")
 
-        now = things(self.engine.socket_path, False)
-        self.assertEqual(now.keys() - before.keys(), set())
+        now = things(self.engine.socket_path, True)
+        self.assertEqual({thing: name for thing, name in now.items() if thing not in before}, {})
         self.assertEqual(before.keys() - now.keys(), set())
         told = {job["id"]: _told(answers) for job, _, answers in running}
-        for job, _, _ in running:
+        for number, (job, _, _) in enumerate(running):
             report = self.call("GET", f"/jobs/{job['id']}/report")
             removed = {item["identifier"] for item in report["items"] if item["outcome"] == "removed"}
             self.assertLessEqual(_THINGS - 1, len(removed), report)  # an exec goes with its container
+            kinds = {item["kind"] for item in report["items"]}
+            wanted = {"container", "volume", "network", "image", "secret", "config"}
+            self.assertEqual(kinds, wanted if number % _WITH_SERVICE else wanted | {"service"})
             self.assertEqual(told[job["id"]] - removed, set(), "told to the client, and not in the report")
             for other, theirs in told.items():
                 self.assertTrue(other == job["id"] or not theirs & removed, "another job's")
