@@ -81,8 +81,13 @@ class ControlTests(SynchronousTestCase):
             found = self.tracker("ps", "--job", "life", "-q", "--no-trunc").split()
             self.assertLessEqual({container, network}, set(found))
             why = self.tracker("why", container[:12])
-            for said in ("life (", "container_create", str(os.geteuid())):
-                self.assertIn(said, why)
+            asked = f"{self.docker} run -d --name dt-life -v /data {IMAGE} sleep 1000"
+            listener = f"unix://{socket}"
+            for said in ("Request:    POST /containers/create", f"Uid:        {os.geteuid()}", f"Command:    {asked}"):
+                self.assertIn(f"{said}\n", why)
+            self.assertIn(f"Listener:   {listener}\n", why)
+            self.assertRegex(why, r"(?m)^Job:        life \([0-9a-f]{32}\), open$")
+            self.assertRegex(why, r"(?m)^Pid:        \d+$")
             self.assertIn("would remove", self.tracker("reap", "-n", "life"))
             self.run_docker(socket, "inspect", container)
             self.assertEqual(self.tracker("job", "end", "--wait", "life"), "life\n")
@@ -163,10 +168,13 @@ class ControlTests(SynchronousTestCase):
         """After a restart the job, its events and its socket are there, and it can be ended."""
         socket = self.tracker("job", "start", "kept").strip()
         identifier = self.client.call("GET", "/jobs/kept")["id"]
+        before = self.tracker("events", "--format", "json").splitlines()
+        self.assertEqual([json.loads(line)["event"] for line in before], ["job started"])
         self.daemon.stop()
         self.tracker("job", "ls", status=1)
         self.start()
         self.assertEqual(self.client.call("GET", "/jobs/kept")["id"], identifier)
+        self.assertEqual(self.tracker("events", "--format", "json").splitlines(), before)
         self.run_docker(socket, "volume", "create", "dt-kept")
         self.tracker("job", "end", "-w", "kept")
 
