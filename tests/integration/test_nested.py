@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from docker_tracker.cgroups import hierarchies, is_version_1, memberships, own_directories
+from docker_tracker.cgroups import hierarchies, is_version_1, memberships, own_directories, uses_version_2
 from tests.integration.test_tracking import ask
 from tests.support.daemon import Daemon
 from tests.support.dockerd import IMAGE
@@ -314,7 +314,7 @@ class CallerTests(NestedCase):
     def test_container(self) -> None:
         """What a container makes is under its own cgroup, and runs there."""
         info = json.loads(docker("info", "--format={{json .}}", address=self.engine).stdout)
-        if info.get("CgroupDriver") != "cgroupfs" or not is_version_1(memberships(os.getpid())):
+        if info.get("CgroupDriver") != "cgroupfs" or uses_version_2(info) or not is_version_1(memberships(os.getpid())):
             raise SkipTest("a container's cgroup can have others in it with version 1 and cgroupfs only")
         # The first is made beside the tracker: its client is this process, which is not to be moved.
         agent = docker(
