@@ -30,8 +30,8 @@ NAMES = ("before", "pulled", "implicit")  # of repositories
 PULLED = f"127.0.0.1:{registry.PORT}/{{}}:1"
 SLEEP = ("--stop-signal=KILL", IMAGE, "sleep", "1000")
 REAP = "reap = { stop-seconds = 1.0, drain-seconds = 0.5 }\n"
-# Ends by itself three seconds after it is told to, and says so in a file.
-GRACEFUL = "trap 'sleep 3; echo done > /out/%s; exit 7' TERM; echo ready; while :; do sleep 0.1; done"
+# Ends by itself some seconds after it is told to, and says so in a file.
+GRACEFUL = "trap 'sleep %d; echo done > /out/%s; exit 7' TERM; echo ready; while :; do sleep 0.1; done"
 # Sends one request to a unix socket, and prints the status and the answer: for any Python that another user can run.
 ASK = """
 import socket, sys
@@ -105,10 +105,10 @@ class EndTests(LifeCase):
         self.addCleanup(process.kill)
         others = {"ttl": 3600, "idle": 3600, "lease": 3600, "process": process.pid, "container": agent}
         ways: dict[str, dict[str, Any]] = {
-            "ttl": {"ttl": 1.5},
-            "idle": {"idle": 1},
-            "lease": {"lease": 1},
-            "used": {"idle": 1},
+            "ttl": {"ttl": 5},
+            "idle": {"idle": 4},
+            "lease": {"lease": 4},
+            "used": {"idle": 4},
             "container": {},
             "process": {},
         }
@@ -125,9 +125,9 @@ class EndTests(LifeCase):
         self.addCleanup(stream.kill)
         held = Client(self.daemon.control_path).hold(target("jobs", jobs["process"]["id"], "lease"))
         reasons = {
-            "ttl": "its time of 1.5 s was over",
-            "idle": "nobody used it for 1 s",
-            "lease": "nobody held its lease for 1 s",
+            "ttl": "its time of 5 s was over",
+            "idle": "nobody used it for 4 s",
+            "lease": "nobody held its lease for 4 s",
             "container": f"container {agent[:12]}",
             "process": f"process {process.pid} ended",
         }
@@ -161,8 +161,8 @@ class EndTests(LifeCase):
         self.addCleanup(docker, "volume", "rm", out, address=self.engine)
         job = self.job("stops")
         made = {}
-        for word, options in (("own", ("--stop-timeout=20",)), ("none", ())):
-            line = ("run", "--detach", f"--volume={out}:/out", *options, IMAGE, "sh", "-c", GRACEFUL % word)
+        for word, needs, options in (("own", 3, ("--stop-timeout=30",)), ("none", 60, ())):
+            line = ("run", "--detach", f"--volume={out}:/out", *options, IMAGE, "sh", "-c", GRACEFUL % (needs, word))
             made[word] = self.through(job, *line)
         for identifier in made.values():
             self.daemon.wait_for(lambda each=identifier: "ready" in self.beside("logs", each))  # type: ignore[misc]
@@ -205,7 +205,7 @@ class KeepTests(LifeCase):
         job = self.job("retains")
         keep = "--label=docker-tracker.retain"
         short, long, gone = (self.name(word) for word in ("short", "long", "gone"))
-        self.through(job, "volume", "create", f"{keep}=4s", short)
+        self.through(job, "volume", "create", f"{keep}=9s", short)
         self.through(job, "volume", "create", gone)
         network = self.through(job, "network", "create", self.name("net"))
         container = self.through(

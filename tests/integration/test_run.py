@@ -412,7 +412,7 @@ class DaemonTests(RunCase):
 
     def test_kept_until(self) -> None:
         """When its time is over, what is kept goes by itself."""
-        self.kept("3s")
+        self.kept("8s")
         self.wait_for("the container is gone", lambda: not self.containers())
         self.wait_for("the job is gone", lambda: Client(self.control).call("GET", "/jobs/failing")["state"] == "gone")
 
