@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -32,6 +33,27 @@ SLEEP = ("--stop-signal=KILL", IMAGE, "sleep", "1000")
 REAP = "reap = { stop-seconds = 1.0, drain-seconds = 0.5 }\n"
 # Ends by itself some seconds after it is told to, and says so in a file.
 GRACEFUL = "trap 'sleep %d; echo done > /out/%s; exit 7' TERM; echo ready; while :; do sleep 0.1; done"
+# Of a plug-in that does nothing but be there, with the host's Python.
+SERVE = """
+import os, signal, socket
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+server = socket.socket(socket.AF_UNIX)
+server.bind("/run/docker/plugins/none.sock")
+server.listen()
+while True:
+    server.accept()
+"""
+PLUGIN_PROGRAM = "/usr/bin/python3"
+PLUGIN = {
+    "interface": {"types": ["docker.dummy/1.0"], "socket": "none.sock"},
+    "entrypoint": [PLUGIN_PROGRAM, "-c", SERVE],
+    "network": {"type": ""},
+    "linux": {"capabilities": None},
+    "mounts": [
+        {"name": path[1:], "source": path, "destination": path, "type": "bind", "options": ["rbind", "ro"]}
+        for path in ("/usr", "/lib", "/lib64")
+    ],
+}
 # Sends one request to a unix socket, and prints the status and the answer: for any Python that another user can run.
 ASK = """
 import socket, sys
@@ -195,6 +217,30 @@ class EndTests(LifeCase):
         self.assertIn(f"process {pid} of the engine's host", item["reason"])
         self.assertIn(item["reason"], self.tracker("report", "exec"))
         self.assertIn("sleep 777", self.beside("top", stranger))
+
+
+class PluginTests(LifeCase):
+    def test_life(self) -> None:
+        """A plug-in of the engine's that a job made and enabled goes with it; a stranger's stays, and goes on."""
+        if not Path(PLUGIN_PROGRAM).exists():
+            raise SkipTest(f"the engine's plug-in needs {PLUGIN_PROGRAM}")
+        job = self.job("plugs")
+        ours, strangers = f"{self.name('ours')}:latest", f"{self.name('strangers')}:latest"
+        for name in (ours, strangers):
+            self.addCleanup(lambda name: self.exists("plugin", name) and self.beside("plugin", "rm", "-f", name), name)
+        for name, address in ((ours, f"unix://{job['socket']}"), (strangers, self.engine)):
+            with tempfile.TemporaryDirectory(prefix="dt-") as directory:
+                for folder in ("usr", "lib", "lib64"):
+                    (Path(directory) / "rootfs" / folder).mkdir(parents=True)
+                (Path(directory) / "config.json").write_text(json.dumps({**PLUGIN, "description": name}))
+                docker("plugin", "create", name, directory, address=address)
+                docker("plugin", "enable", name, address=address)
+        self.daemon.wait_for(lambda: bool(self.control("GET", f"/resources?job={job['id']}")))
+        report = self.end(job)
+        told = {(each["kind"], each["name"], each["outcome"]) for each in report.values()}
+        self.assertEqual(told, {("plugin", ours, "removed")})
+        self.assertFalse(self.exists("plugin", ours))
+        self.assertEqual(self.beside("plugin", "inspect", "--format={{.Enabled}}", strangers), "true")
 
 
 class KeepTests(LifeCase):
