@@ -232,6 +232,8 @@ class PluginTests(LifeCase):
             with tempfile.TemporaryDirectory(prefix="dt-") as directory:
                 for folder in ("usr", "lib", "lib64"):
                     (Path(directory) / "rootfs" / folder).mkdir(parents=True)
+                # Docker 20.10 makes no plug-in of files that another one has, byte for byte.
+                (Path(directory) / "rootfs/name").write_text(name)
                 (Path(directory) / "config.json").write_text(json.dumps({**PLUGIN, "description": name}))
                 docker("plugin", "create", name, directory, address=address)
                 docker("plugin", "enable", name, address=address)
