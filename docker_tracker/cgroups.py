@@ -91,6 +91,11 @@ def _refuse(problem: str) -> RefusedError:
     return RefusedError(f"the cgroup-parent is caller, but {problem}", 500)
 
 
+def hidden() -> RefusedError:
+    """Return the refusal of a tracker in a container that has cgroups of its own, where all paths are others."""
+    return _refuse("the tracker does not see the host's cgroups: start its container with --cgroupns=host")
+
+
 def caller_parent(
     pid: int, systemd: bool, *, unified: bool | None = None, rootless: bool = False, proc: Path = PROC
 ) -> str:
@@ -103,7 +108,7 @@ def caller_parent(
     :raises RefusedError: there is none; says why.
     """
     if not _is_of_a_machine(proc):
-        raise _refuse("the tracker does not see the host's cgroups: start its container with --cgroupns=host")
+        raise hidden()
     found = memberships(pid, proc)
     if not found:
         raise _refuse("the client's process has ended")

@@ -233,6 +233,22 @@ class CgroupParentTests(SynchronousTestCase):
         sent = self.sent(self.interceptor("caller", rootless, proc), "{}", me)
         self.assertEqual(sent, '{"HostConfig":{"CgroupParent":"b.slice"}}')
 
+    def test_caller_hidden(self) -> None:
+        """A tracker in a container of the engine's that has cgroups of its own refuses, whatever it sees in there."""
+        proc = self.client("0::/a.slice/b.scope\n")
+        identifier = "c" * 64
+        (Path(proc) / "self").mkdir(exist_ok=True)
+        mount = f"1 2 3:4 /var/lib/docker/containers/{identifier}/hostname /etc/hostname rw - ext4 x rw\n"
+        (Path(proc) / "self/mountinfo").write_text(mount)
+        path = f"/containers/{identifier}/json"
+        for mode, refused in (("private", True), ("host", False)):
+            interceptor = self.interceptor("caller", {**SYSTEMD, path: {"HostConfig": {"CgroupnsMode": mode}}}, proc)
+            me = Peer(pid=os.getpid(), uid=0)
+            if refused:
+                self.assertIn("start its container with --cgroupns=host", self.refused(interceptor, peer=me).message)
+            else:
+                self.assertEqual(self.sent(interceptor, "{}", me), '{"HostConfig":{"CgroupParent":"a.slice"}}')
+
     def test_caller_unknown(self) -> None:
         """A client whose process is not known, or has ended, or is in no cgroup of its own, makes nothing."""
         interceptor = self.interceptor("caller", proc=self.client("2:memory:/\n"))

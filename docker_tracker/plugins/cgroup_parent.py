@@ -13,7 +13,7 @@ import attrs
 from twisted.logger import Logger
 
 from docker_tracker.builds import BuildEdit, BuildRequest
-from docker_tracker.cgroups import caller_parent, own_parent, uses_version_2
+from docker_tracker.cgroups import caller_parent, hidden, own_parent, uses_version_2
 from docker_tracker.engine import query
 from docker_tracker.engine.document import Document
 from docker_tracker.engine.operation import Operation
@@ -140,6 +140,8 @@ class Parent:
             raise RefusedError("the tracker's cgroup-parent is set to nothing: set it to a cgroup, or take it out", 500)
         if self._info is None:
             info = await self.engine.get("/info")
+            if self.wanted == "caller" and not self.own_of and await self.own.hides_cgroups():
+                raise hidden()
             self._info = info if isinstance(info, dict) else {}
         systemd = self._info.get("CgroupDriver") == "systemd"
         if self.own_of:
