@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
+import termios
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.daemon import ROOT
+
+_LOCAL = 3  # of termios.tcgetattr(): the local modes
 
 RUN = """
 import os, sys
@@ -159,13 +163,19 @@ class TerminalTests(SynchronousTestCase):
         child, self.terminal = pty.fork()
         if child == 0:
             os.execve(sys.executable, [sys.executable, *line], ENVIRONMENT)
+        # What is said after Ctrl-Z may come before the kernel drops what nobody has read yet (n_tty.c, isig).
+        modes = termios.tcgetattr(self.terminal)
+        modes[_LOCAL] |= termios.NOFLSH
+        termios.tcsetattr(self.terminal, termios.TCSANOW, modes)
         self.seen = ""
         self.addCleanup(os.waitpid, child, 0)
-        self.addCleanup(os.close, self.terminal)
+        self.addCleanup(os.close, self.terminal)  # which ends what is in the foreground
 
     def see(self, text: str) -> str:
         """Read until a text comes; give what came before."""
         while text not in self.seen:
+            if not select.select([self.terminal], [], [], 60)[0]:
+                self.fail(f"{text!r} does not come; there was {self.seen!r}")
             self.seen += os.read(self.terminal, 4096).decode()
         before, _, self.seen = self.seen.partition(text)
         return before
