@@ -85,8 +85,12 @@ class Peer:
 
     @cached_property
     def cgroup(self) -> str:
-        """The process's cgroup as it is at the first look, of the last hierarchy that the kernel names; "" if gone."""
-        return self._read("cgroup").strip().rpartition("\n")[2].split(":", 2)[-1]
+        """The process's cgroup as it is at the first look; "" if it is gone.
+
+        Of several hierarchies the last that the kernel names in which it is not at the top.
+        """
+        paths = [line.split(":", 2)[-1] for line in self._read("cgroup").splitlines()]
+        return next((path for path in reversed(paths) if path != "/"), "/" if paths else "")
 
     def _read(self, name: str) -> str:
         if not self.pid:

@@ -92,7 +92,7 @@ def _told(each: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if resource["removed"]:
         yield "Removed", f"{resource['removed']} ({ago(resource['removed'])})"
     if intent is not None:
-        yield "Request", f"{intent['operation']}, exchange {intent['exchange']}, {intent['state']}"
+        yield "Operation", f"{intent['operation']}, exchange {intent['exchange']}, {intent['state']}"
         yield "Asked", intent["started"]
     for name, value in sorted(each["who"].items()):
         yield name.replace("_", " ").capitalize(), value

@@ -291,7 +291,8 @@ class TellTests(LifeCase):
         line = [sys.executable, "-c", ASK, job["socket"], "POST", f"/v1.40/containers/create?name={name}", body]
         before = time.time()
         client = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
-        cgroup = Path(f"/proc/{client.pid}/cgroup").read_text().splitlines()[-1].split(":", 2)[2]
+        lines = Path(f"/proc/{client.pid}/cgroup").read_text().splitlines()
+        cgroup = ([path for line in lines if (path := line.split(":", 2)[2]) != "/"] or ["/"])[-1]
         output, _ = client.communicate(timeout=60)
         self.assertTrue(output.startswith("201{"), output)
         identifier = json.loads(output[3:])["Id"]
