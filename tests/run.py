@@ -351,7 +351,7 @@ LANES: tuple[tuple[Callable[[Runner], Result], ...], ...] = (
     (lint, layers, typing, docs, wheel, machines, crashes),
 )
 if os.environ.get(ENGINES_VARIABLE):
-    LANES = ((*LANES[0], engines, builds), LANES[1])
+    LANES = (LANES[0], (*LANES[1], engines, builds))
 PARTS = {part.__name__: part for lane in LANES for part in lane}
 
 
