@@ -70,9 +70,10 @@ class NestedCase(SynchronousTestCase):
         containers = docker("ps", "--all", "--quiet", *ours, address=self.engine).stdout.decode().split()
         if containers:
             docker("rm", "--force", "--volumes", *containers, address=self.engine)
-        volumes = docker("volume", "ls", "--quiet", *ours, address=self.engine).stdout.decode().split()
-        if volumes:
-            docker("volume", "rm", *volumes, address=self.engine)
+        for kind in ("network", "volume"):
+            found = docker(kind, "ls", "--quiet", *ours, address=self.engine).stdout.decode().split()
+            if found:
+                docker(kind, "rm", *found, address=self.engine)
 
     def instance(self) -> str:
         return (self.daemon.directory / "state/instance").read_text().strip()
