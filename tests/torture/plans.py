@@ -12,6 +12,9 @@ from tests.torture import client, steps
 #: How the victim's job comes to its end.
 ENDINGS: Final = ("api", "process", "lease", "client killed", "run")
 
+#: What is ended by order in any case; the others end by themselves, or race with the step that is waited for.
+_ORDERED: Final = ("api", "client killed")
+
 _ANYWHERE: Final = (
     steps.KILL_TRACKER,
     steps.KILL_ENGINE,
@@ -93,7 +96,7 @@ def make(seed: int, swarm: bool, step: str | None = None, deed: str | None = Non
     needed = _NEEDED.get(chosen.partition(":")[0], "long")
     if needed not in acts:
         acts.insert(choice.randint(0, len(acts)), needed)
-    ending = choice.choice(ENDINGS)
+    ending = choice.choice(_ORDERED if chosen.startswith("job-end:") else ENDINGS)
     chosen_deed = deed or choice.choice(deeds)
     if ending == "run" and phase not in ("make", "end", "reconcile"):
         ending = "api"  # it needs a tracker that is there
