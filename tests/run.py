@@ -54,7 +54,7 @@ OTHER_WAYS = (
 )
 """What other engines are tried with in a test run, as regular expressions: a minute or two."""
 
-PART_SECONDS = 1200
+PART_SECONDS = 1800
 """After this time a part is killed and has failed."""
 
 GRACE_SECONDS = 20
