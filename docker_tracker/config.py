@@ -100,6 +100,7 @@ class Limits:
     :ivar json_depth: Of the nesting in one.
     :ivar line_bytes: Of one line of a JSON stream; a longer one is passed without a look.
     :ivar early_bytes: Of what a client sent ahead while the engine's answer is awaited.
+    :ivar head_seconds: From a request's first byte until its head is whole, as in ``daemon/command/daemon.go`` of moby.
     :ivar interceptor_seconds: For one call of an interceptor.
     :ivar drain_seconds: For exchanges in flight when the daemon stops.
     :ivar connect_seconds: Until the engine took a connection.
@@ -113,6 +114,7 @@ class Limits:
     json_depth: int = attrs.field(default=64, validator=_between(8, 500))
     line_bytes: int = attrs.field(default=MIB, validator=_between(KIB, GIB))
     early_bytes: int = attrs.field(default=64 * KIB, validator=_between(KIB, GIB))
+    head_seconds: float = attrs.field(default=300.0, validator=_between(0.1, DAY))
     interceptor_seconds: float = attrs.field(default=30.0, validator=_between(0.1, DAY))
     drain_seconds: float = attrs.field(default=10.0, validator=_between(0, DAY))
     connect_seconds: float = attrs.field(default=10.0, validator=_between(0.1, DAY))

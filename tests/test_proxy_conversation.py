@@ -642,6 +642,41 @@ class RefusalTests(SynchronousTestCase):
             self.assertEqual(wires.dialler.wires, [], request[:80])
             self.assertTrue(wires.over)
 
+    def test_never_whole(self) -> None:
+        """A head that is not whole in its time is refused, however slowly it comes on; before it, all may be silent."""
+        for before in (b"", PING):
+            wires = Wires(limits=Limits(head_seconds=5))
+            if before:
+                wires.clock.advance(100)  # a client that says nothing may be silent
+                wires.client.sends(before)
+                wires.clock.advance(100)
+                wires.engine.sends(PONG)
+                self.assertEqual(wires.client.received, PONG)
+            wires.client.sends(b"GET /_ping HT")
+            wires.clock.advance(4)
+            wires.client.sends(b"TP/1.1\r\n")
+            wires.clock.advance(0.9)
+            self.assertFalse(wires.client.closed)
+            wires.clock.advance(0.2)
+            received = wires.client.received
+            self.assertTrue(received.startswith(b"HTTP/1.1 408 Request Timeout\r\n"), received)
+            self.assertIn(b"not whole after 5 seconds", received)
+            self.assertTrue(wires.over)
+
+    def test_whole_in_time(self) -> None:
+        """The next head has its own time, and one that is given up leaves no timer."""
+        wires = Wires(limits=Limits(head_seconds=5))
+        for _ in range(3):
+            wires.client.sends(PING[:9])
+            wires.clock.advance(4)
+            wires.client.sends(PING[9:])
+            wires.engine.sends(PONG)
+            self.assertEqual(wires.client.received, PONG)
+        wires.client.sends(PING[:9])
+        wires.client.half_closes()
+        self.assertTrue(wires.over)
+        self.assertEqual([call for call in wires.clock.getDelayedCalls() if "_overdue" in str(call)], [])
+
     def test_refused_behind_another(self) -> None:
         """A bad request behind a good one is refused once the good one is answered."""
         wires = Wires()

@@ -514,6 +514,25 @@ class FailureTests(SynchronousTestCase):
         self.assertEqual(wires.dialler.wires, [])
         self.assertEqual(recording.outcomes, [Outcome.CLIENT_GONE])
 
+    def test_builder_leaves_meanwhile(self) -> None:
+        """By TCP one end stands for a half and for a whole close; who has begun no HTTP/2 by then has left."""
+        upgrade = b" HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+        attach = b" HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+        for request, more, goes in (
+            (b"POST /grpc" + upgrade, b"", True),
+            (b"POST /session" + upgrade, b"", True),
+            (b"POST /grpc" + upgrade, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", False),
+            (b"POST /containers/a/attach?stream=1" + attach, b"", False),
+        ):
+            cancelled: list[object] = []
+            recording = Recording(does={"request_head": lambda *_, to=cancelled: Deferred(to.append)})
+            wires = Wires(Named("one", recording), unix=False)
+            wires.client.sends(request)
+            if more:
+                wires.client.sends(more)
+            wires.client.half_closes()
+            self.assertEqual((bool(cancelled), wires.over), (goes, goes), request)
+
     def test_client_leaves_while_saved(self) -> None:
         """A held answer is saved although nobody waits for it: the resource is there."""
         gate: Deferred[None] = Deferred()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -99,6 +100,7 @@ class Conversation:
         "_client",
         "_decision",
         "_draining",
+        "_due",
         "_engine",
         "_head",
         "_held",
@@ -143,6 +145,7 @@ class Conversation:
         self._advancing = False
         self._saving = False
         self._draining = False
+        self._due: IDelayedCall | None = None
         self._splice: Splice | Mediation | None = None
         hub.conversations.add(self)
         wire.receiver = self
@@ -179,7 +182,7 @@ class Conversation:
         """See `Receiver.ended`."""
         if self._phase == _Phase.HEAD:
             self._close()  # between requests, or in the middle of a head
-        elif self._client.hung_up():
+        elif self._client.hung_up() or self._gave_up_http2():
             self.abort()
         elif self._phase == _Phase.HOLD:
             self._refuse(BadBodyError("the body ended before it was whole"))
@@ -191,6 +194,11 @@ class Conversation:
             self._client.watch_hangup(self.abort)
         else:
             self._pass_end()
+
+    def _gave_up_http2(self) -> bool:
+        """Whether the client asked for HTTP/2, on which nobody has decided yet, and has not begun to speak it."""
+        waits = self._phase == _Phase.DECIDING and not self._inbox
+        return waits and self._head is not None and self._head.has_token("Upgrade", "h2c")
 
     def broken(self) -> None:
         """See `Receiver.broken`: who does not read our answer is gone."""
@@ -228,7 +236,11 @@ class Conversation:
         inbox = self._inbox
         end = self._scanner.end(inbox)
         if not end:
+            if self._due is None:
+                self._due = self._hub.reactor.callLater(self.entrance.limits.head_seconds, self._overdue)
             return False
+        if self._due is not None:
+            self._stop_waiting()
         raw = bytes(inbox[:end])
         if raw == PREFACE:
             self._take_preface()
@@ -263,6 +275,16 @@ class Conversation:
             exchange.sent = head
             self._forward(raw)
         return True
+
+    def _overdue(self) -> None:
+        self._due = None
+        seconds = self.entrance.limits.head_seconds
+        self._refuse(RefusedError(f"the request's head was not whole after {seconds:g} seconds", 408))
+
+    def _stop_waiting(self) -> None:
+        due, self._due = self._due, None
+        if due is not None:
+            due.cancel()
 
     def _begin(self, head: RequestHead, steps: Steps) -> Exchange:
         self.exchange = exchange = Exchange(
@@ -674,6 +696,7 @@ class Conversation:
 
     def _end(self, outcome: Outcome) -> None:
         self._phase = _Phase.OVER
+        self._stop_waiting()
         self._hub.conversations.discard(self)
         self._finish(outcome)
         decision, self._decision = self._decision, None
