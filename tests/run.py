@@ -32,7 +32,8 @@ from attrs import Factory, define, evolve, field, frozen
 from tests.engines.__main__ import bundled
 from tests.support.builds import CLIENT_VARIABLE, ENGINE_VARIABLE
 from tests.support.dockerd import EngineError, PrivateEngine, why_impossible
-from tests.support.engine import ADDRESS_VARIABLE, REQUIRE_VARIABLE
+from tests.support.engine import ADDRESS_VARIABLE, REQUIRE_VARIABLE, RUN_VARIABLE
+from tests.support.machine import clear, left_by
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".cache"
@@ -62,9 +63,6 @@ GRACE_SECONDS = 20
 
 MACHINES = ("test_cgroup_v2", "test_systemd_machine")
 """Modules of the part `machines`."""
-
-RUN_VARIABLE = "TRACKER_TEST_RUN"
-"""Set to this run's own value for all that it starts: what still carries it at the end was left behind."""
 
 
 @frozen(kw_only=True)
@@ -310,7 +308,7 @@ def coverage(runner: Runner) -> Result:
 
 
 def left_behind(runner: Runner, engine: PrivateEngine | None) -> Result:
-    """Whether tests left a process, or on the private engine a container, network or volume."""
+    """Whether tests left a process, an engine or a machine, or on the run's engine a container, network or volume."""
     found = []
     if engine is not None and engine.process_id("dockerd") is not None:
         for path, kind in (("/containers/json?all=1", "container"), ("/networks", "network"), ("/volumes", "volume")):
@@ -333,6 +331,9 @@ def left_behind(runner: Runner, engine: PrivateEngine | None) -> Result:
             with suppress(FileNotFoundError, ProcessLookupError):
                 found.append(f"process {process.name}: {(process / 'cmdline').read_bytes().split(bytes(1))}")
                 os.kill(int(process.name), signal.SIGKILL)
+    for directory in left_by(runner.identity):
+        found.append(f"machine {directory}")
+        clear(directory)
     output = "\n".join(f"left behind: {thing}" for thing in found)
     return Result(name="left-behind", passed=int(not found), failed=int(bool(found)), output=output)
 

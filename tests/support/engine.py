@@ -15,11 +15,13 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from docker_tracker.cgroups import hierarchies
+from docker_tracker.cgroups import hierarchies, remove
 from tests.support.dockerd import PrivateEngine, why_impossible
 
 ADDRESS_VARIABLE = "DOCKER_TRACKER_TEST_ENGINE"
 REQUIRE_VARIABLE = "REQUIRE_ENGINE"
+RUN_VARIABLE = "TRACKER_TEST_RUN"
+"""Has a value of each test run's own for all that it starts: what still carries it at the end was left behind."""
 
 
 def engine_address() -> str:
@@ -58,8 +60,8 @@ def remove_cgroup(parent: str) -> None:
     :raises OSError: something still runs in it.
     """
     for hierarchy in hierarchies():
-        for folder, _, _ in os.walk(hierarchy.path / parent[1:], topdown=False):
-            os.rmdir(folder)
+        if not remove(directory := hierarchy.path / parent[1:]):
+            raise OSError(f"something still runs in {directory}")
 
 
 def require_program(name: str, package: str) -> str:

@@ -23,10 +23,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal
 
-from docker_tracker.cgroups import UNIFIED, Hierarchy, enter, hierarchies, memberships
+from docker_tracker.cgroups import UNIFIED, Hierarchy, enter, hierarchies, memberships, remove
 from tests.support.daemon import ROOT, TWISTD
 from tests.support.dockerd import IMAGE, PROGRAM_PATH, root_file_system
-from tests.support.engine import REQUIRE_VARIABLE, docker
+from tests.support.engine import REQUIRE_VARIABLE, RUN_VARIABLE, docker
 
 Layout = Literal["hybrid", "unified"]
 
@@ -180,6 +180,7 @@ class Machine:
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.directory = Path(tempfile.mkdtemp(prefix="dt-machine-", dir="/tmp"))
+        (self.directory / "run").write_text(os.environ.get(RUN_VARIABLE, ""))
         self._log_path = self.directory / "output"
         self._outer: subprocess.Popen[bytes] | None = None
         self._init: int | None = None
@@ -214,16 +215,11 @@ class Machine:
                 self._outer.kill()
             self._outer.wait()
             self._outer = None
-        end = time.monotonic() + 20
-        while not all(map(_remove, self.cgroups())):
-            if time.monotonic() > end:
-                raise MachineError(f"the cgroups {self.cgroups()} can't be removed")
-            time.sleep(0.05)
-        shutil.rmtree(self.directory)
+        clear(self.directory)
 
     def cgroups(self) -> list[Path]:
         """Give its cgroups as the host has them: one in each hierarchy."""
-        return [top for each in hierarchies() if (top := each.path / f"docker-tracker-{self.directory.name}").exists()]
+        return _cgroups(self.directory)
 
     def path(self, path: str) -> Path:
         """Give the path by which a file or a socket of the machine is reached from here."""
@@ -373,11 +369,23 @@ class Machine:
             return str(error).rpartition(": ")[2].strip()
 
 
-def _remove(top: Path) -> bool:
-    """Remove a cgroup and all below it; False: there are processes left."""
-    for path, _, _ in os.walk(top, topdown=False):
-        try:
-            os.rmdir(path)
-        except OSError:
-            return False
-    return True
+def left_by(run: str) -> list[Path]:
+    """Give the directories of the machines that a test run has not stopped; see RUN_VARIABLE."""
+    return [path.parent for path in Path("/tmp").glob("dt-machine-*/run") if path.read_text() == run]
+
+
+def clear(directory: Path) -> None:
+    """Remove what a machine whose first process was killed leaves: its cgroups and its directory.
+
+    :raises MachineError: its other processes are still there after 20 seconds.
+    """
+    end = time.monotonic() + 20
+    while not all(map(remove, _cgroups(directory))):
+        if time.monotonic() > end:
+            raise MachineError(f"the cgroups {_cgroups(directory)} can't be removed")
+        time.sleep(0.05)
+    shutil.rmtree(directory)
+
+
+def _cgroups(directory: Path) -> list[Path]:
+    return [top for each in hierarchies() if (top := each.path / f"docker-tracker-{directory.name}").exists()]
