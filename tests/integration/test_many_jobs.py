@@ -20,13 +20,14 @@ from tests.torture.wire import ask
 
 _JOBS = 50
 # Six containers, three of them running; eight volumes (anonymous, named, implicit); a network; an exec; five images; a
-# secret, a config. Some have a service as well, with a task and an overlay network, for which a swarm takes its time.
+# plug-in; a secret, a config. Some have a service as well, with a task and an overlay network, for which a swarm takes
+# its time.
 _ACTS = (
     *("anonymous", "named", "long", "exec", "network", "volume"),
-    *("build", "commit", "tag", "import", "load", "secret"),
+    *("build", "commit", "tag", "import", "load", "plugin", "secret"),
 )
 _WITH_SERVICE = 10  # every so many of them
-_THINGS = 22
+_THINGS = 23
 _SECONDS = 300
 
 
@@ -99,7 +100,7 @@ class ManyJobsTests(SynchronousTestCase):
             removed = {item["identifier"] for item in report["items"] if item["outcome"] == "removed"}
             self.assertLessEqual(_THINGS - 1, len(removed), report)  # an exec goes with its container
             kinds = {item["kind"] for item in report["items"]}
-            wanted = {"container", "volume", "network", "image", "secret", "config"}
+            wanted = {"container", "volume", "network", "image", "plugin", "secret", "config"}
             self.assertEqual(kinds, wanted if number % _WITH_SERVICE else wanted | {"service"})
             self.assertEqual(told[job["id"]] - removed, set(), "told to the client, and not in the report")
             for other, theirs in told.items():

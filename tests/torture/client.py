@@ -162,6 +162,15 @@ def _removed(maker: Maker) -> None:
     maker.ask("DELETE", f"/containers/{container}?v=1")
 
 
+def _plugin(maker: Maker) -> None:
+    name = f"{maker.name()}:1"
+    about = {"description": name, "interface": {"types": ["docker.dummy/1.0"], "socket": "none.sock"}}
+    # Of files that no other one has: Docker 20.10 makes no second one of the same layer.
+    files = {"config.json": json.dumps(about).encode(), "rootfs/name": name.encode()}
+    maker.ask("POST", f"/plugins/create?name={name}", data=tar_of(files))
+    maker.made("plugin", name)
+
+
 def _secret(maker: Maker) -> None:
     for kind in ("secret", "config"):
         body = {"Name": maker.name(), "Data": "c2VjcmV0"}
@@ -197,6 +206,7 @@ ACTS: Final[dict[str, Callable[[Maker], None]]] = {
     "import": _import,
     "load": _load,
     "removed": _removed,
+    "plugin": _plugin,
     "secret": _secret,
     "service": _service,
 }
@@ -230,7 +240,7 @@ def main(socket_path: str, prefix: str, acts: Sequence[str], answers: str, stay:
     """Be a client.
 
     :param socket_path: Is waited for.
-    :param stay: Whether to stay until it is killed.
+    :param stay: Whether to stay until it is killed, or told to go by a file, or all is over.
     """
     end = time.monotonic() + _WAIT_SECONDS
     while not _is_there(socket_path):
@@ -241,8 +251,9 @@ def main(socket_path: str, prefix: str, acts: Sequence[str], answers: str, stay:
     for act in acts:
         maker.act(act)
     Path(f"{answers}.done").touch()
-    while stay:
-        time.sleep(60)
+    go = Path(f"{answers}.go")
+    while stay and go.parent.exists() and not go.exists():
+        time.sleep(0.02)
 
 
 def run(control: str, job: str, *arguments: Any) -> None:

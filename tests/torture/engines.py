@@ -44,7 +44,7 @@ class Engine(Protocol):
 def things(path: Path, swarm: bool) -> Things:
     """Look at all that an engine has."""
     found: Things = {}
-    lists = ["containers/json?all=1", "networks", "volumes", "images/json?all=1"]
+    lists = ["containers/json?all=1", "networks", "volumes", "images/json?all=1", "plugins"]
     for target in lists + ["services", "secrets", "configs"] * swarm:
         status, answer = ask(path, "GET", f"/{target}")
         assert status == 200, (target, status, answer)
@@ -52,7 +52,9 @@ def things(path: Path, swarm: bool) -> Things:
         for entry in (answer.get("Volumes") or ()) if kind == "volume" else answer:
             if kind == "network" and entry["Name"] in _ENGINES_OWN:
                 continue  # some get a new ID at each start
-            identifier = entry.get("Id") or entry.get("ID") or entry["Name"]
+            # A plug-in is told by its name, with which the answer to its making has no ID.
+            numbered = kind != "plugin" and (entry.get("Id") or entry.get("ID"))
+            identifier = numbered or entry["Name"]
             if kind == "container" and not entry.get("Names") and not _exists(path, identifier):
                 continue
             found[kind, identifier] = str(entry.get("Names") or entry.get("Name") or entry.get("RepoTags") or "")
@@ -117,6 +119,7 @@ class MadeUpEngine(FakeEngine):
     def __init__(self, path: Path | str) -> None:
         self._by_id: dict[str, dict[str, Any]] = {}
         self._up: set[str] = set()
+        self._plugins: dict[str, dict[str, Any]] = {}
         super().__init__(path)
 
     def begin(self) -> None:
@@ -149,8 +152,36 @@ class MadeUpEngine(FakeEngine):
             ("POST", "/commit", self._commit),
             ("POST", "/images/create", self._import),
             ("POST", "/images/(.+)/tag", self._tag),
+            ("POST", "/plugins/create", self._create_plugin),
+            ("GET", "/plugins", self._list_plugins),
+            ("GET", "/plugins/(.+)/json", self._inspect_plugin),
+            ("DELETE", "/plugins/(.+)", self._remove_plugin),
         )
         return [*((method, re.compile(pattern), handler) for method, pattern, handler in rows), *super()._table()]
+
+    # Plug-ins, none of which is ever enabled
+
+    async def _create_plugin(self, request: Request) -> bool:
+        async for _ in request.body():
+            pass
+        name = request.option("name")
+        self._plugins[name] = {"Id": new_id(), "Name": name, "Enabled": False}
+        return await request.connection.answer(request, 204, b"")
+
+    async def _list_plugins(self, request: Request) -> bool:
+        return await request.connection.answer(request, 200, [*self._plugins.values()])
+
+    async def _inspect_plugin(self, request: Request, name: str) -> bool:
+        return await request.connection.answer(request, 200, self._plugin(name))
+
+    async def _remove_plugin(self, request: Request, name: str) -> bool:
+        self._plugin(name)
+        return await request.connection.answer(request, 200, self._plugins.pop(name))
+
+    def _plugin(self, name: str) -> dict[str, Any]:
+        if name not in self._plugins:
+            raise HttpError(404, f'plugin "{name}" not found')
+        return self._plugins[name]
 
     # Containers that start anew
 

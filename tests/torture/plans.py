@@ -13,7 +13,7 @@ from tests.torture import client, steps
 ENDINGS: Final = ("api", "process", "lease", "client killed", "run")
 
 #: What is ended by order in any case; the others end by themselves, or race with the step that is waited for.
-_ORDERED: Final = ("api", "client killed")
+_ORDERED: Final = ("api", "client killed", "run")
 
 _ANYWHERE: Final = (
     steps.KILL_TRACKER,
@@ -69,6 +69,7 @@ _NEEDED: Final = {
     "reap-network": "network",
     "reap-volume": "volume",
     "reap-image": "build",
+    "reap-plugin": "plugin",
     "reap-service": "service",
     "reap-secret": "secret",
     "reap-config": "secret",
@@ -98,9 +99,9 @@ def make(seed: int, swarm: bool, step: str | None = None, deed: str | None = Non
         acts.insert(choice.randint(0, len(acts)), needed)
     ending = choice.choice(_ORDERED if chosen.startswith("job-end:") else ENDINGS)
     chosen_deed = deed or choice.choice(deeds)
-    if ending == "run" and phase not in ("make", "end", "reconcile"):
-        ending = "api"  # it needs a tracker that is there
-    if ending == "run" and chosen_deed == steps.KILL_CLIENT:
+    if deed == steps.KILL_RUN:
+        ending = "run"
+    elif ending == "run" and chosen_deed == steps.KILL_CLIENT:
         chosen_deed = steps.KILL_RUN
     return Plan(
         seed=seed,

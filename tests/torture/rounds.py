@@ -29,6 +29,7 @@ _NO_NAMES: Final = ("", "[]", "['<none>:<none>']")
 _ANONYMOUS: Final = 64  # characters of a volume's name that the engine made up
 _STEP: Final = "#(nop)"  # stands in the command of a build's container that runs nothing
 _OVER: Final = ("gone", "failed")
+_LAST_SECONDS: Final = 3.0  # in which the tracker has done what a process that is gone had asked for
 _KILLS_TRACKER: Final = (steps.KILL_TRACKER, steps.STOP_TRACKER, steps.FILL_DISK)  # a full disk may stop a start
 
 _SETTINGS: Final = """\
@@ -95,6 +96,7 @@ class Round:
         self._control = self._directory / "control.sock"
         self._log = self._directory / "tracker.log"
         self._plan_path = self._directory / "plan"
+        self._answers = self._directory / "answers"
         self._problems: list[str] = []
         self._tracker: Child | None = None
         self._client: Child | None = None
@@ -138,11 +140,12 @@ class Round:
     def _go(self) -> None:
         plan = self.plan
         other = self._start_job(f"{self._prefix}-other", {})
+        assert other is not None
         self._fill(other)
         self._before = things(self.engine.path, self.engine.swarm)
         name = f"{self._prefix}-job"
-        answers = self._directory / "answers"
-        stays = plan.ending in ("process", "client killed")
+        answers = self._answers
+        stays = plan.ending in ("process", "client killed", "run")
         socket_path = self._directory / "run" / "jobs" / f"{name}.sock"
         arguments: tuple[Any, ...] = (str(socket_path), self._prefix, plan.acts, str(answers), stays)
         if plan.phase == "job":
@@ -158,6 +161,12 @@ class Round:
         if plan.phase == "make" and plan.ending != "run":
             self._arm()  # its client begins when the job's socket is there
         job = self._find_job(name) if plan.ending == "run" else self._start_job(name, ends)
+        if job is None:
+            self._disarm()
+            self._handler.settle()
+            self._check_never(name)
+            self._end_other(other)
+            return
         if plan.ending == "lease":
             self._hold(job["id"])
         self._wait_for(lambda: Path(f"{answers}.done").exists() or not self._is_alive(self._client), "the client's end")
@@ -184,13 +193,14 @@ class Round:
         self._check_left(job["id"], other["id"])
         self._end_other(other)
 
-    def _recover(self, job_id: str) -> None:
-        """After the failure: all is up again, the job has ended, one reconcile."""
+    def _recover(self, job_id: str | None) -> None:
+        """After the failure: all is up again, the job has ended, if there is one; one reconcile."""
         if not wait_until(lambda: ask(self.engine.path, "GET", "/_ping")[0] == 200, _LONG):
             raise Failure("the engine does not come back")
         if self.plan.deed == steps.FILL_DISK:
             time.sleep(self.plan.seconds)
-        self._end_job(job_id)
+        if job_id is not None:
+            self._end_job(job_id)
         status, report = self.call("POST", "/reconcile")
         if status != 200 or report.get("problem") or [item for item in report["items"] if item["outcome"] == "left"]:
             self._problems.append(f"the reconcile says {status} {report}")
@@ -298,30 +308,39 @@ class Round:
 
     # Jobs
 
-    def _start_job(self, name: str, ends: dict[str, Any]) -> dict[str, Any]:
+    def _start_job(self, name: str, ends: dict[str, Any]) -> dict[str, Any] | None:
+        """Make a job. :returns: None, if the process whose end is to be the job's was killed before."""
         end = time.monotonic() + _LONG
         while time.monotonic() < end:
             status, answer = self.call("POST", "/jobs", {"name": name, "ends": ends})
             if status == 201:
                 return dict(answer)
-            status, listed = self.call("GET", "/jobs?all=1")
-            found = [job for job in listed if job["name"] == name] if status == 200 else []
-            if found:  # the answer was lost
-                return dict(found[-1])
+            if found := self._jobs_named(name):  # the answer was lost
+                return found[-1]
+            if "process" in ends and not self._is_alive(self._client) and self._is_hit():
+                return None
             time.sleep(0.05)
         raise Failure(f"the job {name} cannot be made: {status} {answer}")
 
-    def _find_job(self, name: str) -> dict[str, Any]:
-        """Give the job that ``run`` made."""
+    def _find_job(self, name: str) -> dict[str, Any] | None:
+        """Give the job that ``run`` made; None, if ``run`` came to its end before there was one."""
         found: list[dict[str, Any]] = []
+        ended = float("inf")
 
-        def is_there() -> bool:
-            status, jobs = self.call("GET", "/jobs?all=1")
-            found.extend(job for job in jobs if status == 200 and job["name"] == name)
-            return bool(found)
+        def is_decided() -> bool:
+            nonlocal ended
+            if self._is_hit() and not self._is_alive(self._client):
+                ended = min(ended, time.monotonic())
+            found.extend(self._jobs_named(name))
+            # What the tracker was asked for before that it may still be doing.
+            return bool(found) or time.monotonic() > ended + _LAST_SECONDS
 
-        self._wait_for(is_there, "the job of run")
-        return found[0]
+        self._wait_for(is_decided, "the job of run")
+        return found[0] if found else None
+
+    def _jobs_named(self, name: str) -> list[dict[str, Any]]:
+        status, jobs = self.call("GET", "/jobs?all=1")
+        return [dict(job) for job in jobs if job["name"] == name] if status == 200 else []
 
     def _hold(self, job_id: str) -> None:
         """Hold the job's lease, until the tracker dies or we let it go: then its grace begins."""
@@ -337,7 +356,10 @@ class Round:
     def _end_job(self, job_id: str) -> None:
         """Let it come to its end in its way, and if that does not help, by order."""
         plan = self.plan
-        if plan.ending in ("process", "client killed") and self._client is not None:
+        assert self._client is not None
+        if plan.ending == "run":
+            Path(f"{self._answers}.go").touch()
+        if plan.ending in ("process", "client killed"):
             self._client.kill()
         if self._lease is not None:
             self._lease.close()
@@ -434,6 +456,15 @@ class Round:
             follows = kind == "image" and not identifier.startswith("sha256:")  # by design the ID follows the answer
             if not follows and (kind, identifier) not in recorded:
                 self._problems.append(f"the client was told of {kind} {identifier}, and the ledger does not know it")
+
+    def _check_never(self, name: str) -> None:
+        """Of a job that could not be made, as its client had died, there is nothing."""
+        if self.plan.phase != "job":
+            self._problems.append("there is no job")
+        self._recover(None)
+        self._same(self._before, "of a job that was not made")
+        if found := self._jobs_named(name):
+            self._problems.append(f"a job that was not made: {found}")
 
     def _check_left(self, job_id: str, other_id: str) -> None:
         self._same(self._before, "after the reconcile")
@@ -562,7 +593,7 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
 def sweep(path: Path, swarm: bool, keep: Things) -> list[str]:
     """Remove what an engine has beyond what is to be kept. :returns: what that was."""
     found = [key for key in things(path, swarm) if key not in keep]
-    order = ("service", "container", "network", "volume", "secret", "config", "tag", "image")
+    order = ("service", "container", "network", "volume", "secret", "config", "tag", "image", "plugin")
     for kind, identifier in sorted(found, key=lambda key: order.index(key[0])):
         plural = "images" if kind == "tag" else f"{kind}s"
         ask(path, "DELETE", f"/{plural}/{identifier}" + "?force=1" * (kind != "network"))

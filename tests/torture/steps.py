@@ -120,7 +120,7 @@ POINTS: Final = (
     Point("reap-kill", _REQUEST, _calls("POST", "/containers/", "/kill"), phase="end"),
     *(
         Point(f"reap-{kind}", _REQUEST, _calls("DELETE", f"/{kind}s/"), phase="end", swarm=kind in _SWARM)
-        for kind in ("container", "network", "volume", "image", *sorted(_SWARM))
+        for kind in ("container", "network", "volume", "image", "plugin", *sorted(_SWARM))
     ),
     # A reconcile.
     Point("reconcile", "tracking.reconciler:Reconciler.once", phase="reconcile"),
