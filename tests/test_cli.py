@@ -592,15 +592,37 @@ class ValueTests(SynchronousTestCase):
     def test_environment(self) -> None:
         """What the user has set stays; a job without a socket of its own names none."""
         job = {"socket": "/s", "env": {"DOCKER_HOST": "unix:///s"}}
-        found = job_environment(job, {"TESTCONTAINERS_RYUK_DISABLED": "false", "DOCKER_TLS_VERIFY": "1"})
+        found = job_environment(job, {"TESTCONTAINERS_RYUK_DISABLED": "false", "DOCKER_TLS_VERIFY": "1"}, "unix:///e")
         self.assertNotIn("TESTCONTAINERS_RYUK_DISABLED", found)
         self.assertIn("DOCKER_TLS_VERIFY", found)
         self.assertIsNone(found["DOCKER_TLS_VERIFY"])
         self.patch(os.path, "exists", lambda path: False)
-        bare = job_environment({"socket": "", "env": {}}, {})
+        bare = job_environment({"socket": "", "env": {}}, {}, "unix:///e")
         self.assertEqual(bare, {"TESTCONTAINERS_RYUK_DISABLED": "true", "TESTCONTAINERS_HOST_OVERRIDE": "localhost"})
         self.patch(os.path, "exists", lambda path: path == "/.dockerenv")
-        self.assertNotIn("TESTCONTAINERS_HOST_OVERRIDE", job_environment(job, {}))
+        self.assertNotIn("TESTCONTAINERS_HOST_OVERRIDE", job_environment(job, {}, "unix:///e"))
+
+    def test_testcontainers_elsewhere(self) -> None:
+        """Where the engine is on another host, what it publishes is there, and the job's socket is not."""
+        job = {"socket": "/s", "env": {"DOCKER_HOST": "unix:///s"}}
+        for engine, host in (
+            ("tcp://10.1.2.3:2375", "10.1.2.3"),
+            ("tcp://[fd00::1]:2375", "fd00::1"),
+            ("tcp://build.example:2376", "build.example"),
+            ("tcp://localhost:2375", ""),
+            ("tcp://127.0.0.2:2375", ""),
+            ("tcp://[::1]:2375", ""),
+            ("unix:///run/docker.sock", ""),
+        ):
+            for inside in (False, True):
+                self.patch(os.path, "exists", lambda path, inside=inside: inside)
+                found = job_environment(job, {}, engine)
+                here = None if inside else "localhost"
+                self.assertEqual(found.get("TESTCONTAINERS_HOST_OVERRIDE"), host or here, engine)
+                socket = "/var/run/docker.sock" if host else "/s"
+                self.assertEqual(found["TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE"], socket, engine)
+        kept = job_environment(job, {"TESTCONTAINERS_HOST_OVERRIDE": "x"}, "tcp://10.1.2.3:2375")
+        self.assertNotIn("TESTCONTAINERS_HOST_OVERRIDE", kept)
 
     def test_quoting(self) -> None:
         """Whatever a value has in it, the shell reads it as one."""

@@ -222,6 +222,7 @@ class CallTests(ServedCase):
         health, version = self.client.call("GET", "/health"), self.client.call("GET", "/version")
         self.assertEqual((health["status"], health["instance"]), ("running", "instance-1"))
         self.assertGreaterEqual(health["uptime_seconds"], 0)
+        self.assertEqual(version.pop("engine"), self.it.engine.address)
         self.assertEqual(version, {key: health[key] for key in version})
 
     def test_ready(self) -> None:

@@ -105,10 +105,10 @@ class _Case(SynchronousTestCase):
         self.assertEqual(sent["Mounts"], [{"Type": "bind", "Source": bound, "Target": "/x"}])
         return str(bound)
 
-    def refused(self, made: IInterceptor, source: Path | str) -> str:
+    def refused(self, made: IInterceptor, source: Path | str, status: int = 403) -> str:
         """Return the sentence with which a mount is refused."""
         error = self.assertRaises(RefusedError, self.mounted, made, str(source))
-        self.assertEqual(error.status, 403)
+        self.assertEqual(error.status, status)
         self.assertIn(str(source), error.message)
         return str(error.message)
 
@@ -246,6 +246,8 @@ class OnTests(_Case):
             (said,) = made._said
             self.assertIn("the job has no socket that the engine's host can see", said)
         self.assertEqual(self.mounted(self.made(engine=elsewhere), str(self.host / "state")), str(self.host / "state"))
+        said = self.refused(self.made(engine=elsewhere), self.own, 400)
+        self.assertIn("the engine's host does not have this socket", said)
 
     def test_not_seen_by_the_engine(self) -> None:
         """A socket that the engine does not find is not put there: it would make a directory."""
@@ -254,6 +256,7 @@ class OnTests(_Case):
         self.patch(HostPaths, "of_engine", lambda engine: HostPaths(str(self.host)))
         (self.host / "s").symlink_to("/run/docker.sock")
         self.assertEqual(self.mounted(self.made(), "/s"), "/s")
+        self.assertIn("the engine's host does not have this socket", self.refused(self.made(), self.own, 400))
 
 
 class MakeTests(_Case):

@@ -369,6 +369,14 @@ class ContainerTests(ReapCase):
             self.assertEqual((self.outcomes(report), round(report.seconds, 6)), ({"web": "removed"}, wanted))
             self.assertEqual(len(self.calls()), 2 if wanted else 1)
 
+    def test_reaper_of_testcontainers(self) -> None:
+        """Ryuk gets no time: asked to end, it would try for long to remove what is being removed."""
+        self.add("container", "ryuk", Config={"Labels": {"org.testcontainers.ryuk": "true"}})
+        self.add("container", "other", Config={"Labels": {"org.testcontainers": "true"}}, EndsAfter=2.0)
+        report = self.reap()
+        self.assertEqual(self.outcomes(report), {"ryuk": "removed", "other": "removed"})
+        self.assertTrue(2 <= report.seconds < 4, report.seconds)
+
     def test_at_once(self) -> None:
         """Containers end side by side, not one after the other."""
         for number in range(40):

@@ -1,4 +1,4 @@
-"""The environment in which a job's clients find its socket. Layer: the client command; imports nothing of ours."""
+"""The environment in which a job's clients find its socket. Layer: the client command."""
 
 from __future__ import annotations
 
@@ -7,28 +7,42 @@ import shlex
 from collections.abc import Mapping
 from typing import Any, Final
 
+from docker_tracker.addresses import is_loopback, parse
+
 #: What would lead a client elsewhere, or have it expect TLS.
 _ELSEWHERE: Final = ("DOCKER_CONTEXT", "DOCKER_TLS", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
 _IN_CONTAINER: Final = ("/.dockerenv", "/run/.containerenv")
+_USUAL_SOCKET: Final = "/var/run/docker.sock"
 
 
-def job_environment(job: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str | None]:
+def job_environment(job: Mapping[str, Any], environ: Mapping[str, str], engine: str) -> dict[str, str | None]:
     """Return what a job's clients need in their environment; None: the variable has to go.
 
-    Testcontainers is told which socket its helpers mount, that what it publishes is on this host, and that it need not
+    Testcontainers is told which socket its helpers mount, on which host that is what it publishes, and that it need not
     start its own reaper (Ryuk), as the job's end removes everything. What the user has set of these stays.
 
     :param job: As the control API gives it.
     :param environ: As it is now.
+    :param engine: Its address.
     """
     wanted: dict[str, str | None] = {name: None for name in _ELSEWHERE if name in environ}
     wanted |= job["env"]
     ours = {"TESTCONTAINERS_RYUK_DISABLED": "true"}
+    elsewhere = _other_host(engine)
     if job["socket"]:
-        ours["TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE"] = job["socket"]
-    if not any(map(os.path.exists, _IN_CONTAINER)):  # in a container it is the gateway, which it finds by itself
+        # Another host has no socket of ours: the engine would make a directory where it is to be.
+        ours["TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE"] = _USUAL_SOCKET if elsewhere else job["socket"]
+    if elsewhere:
+        ours["TESTCONTAINERS_HOST_OVERRIDE"] = elsewhere
+    elif not any(map(os.path.exists, _IN_CONTAINER)):  # in a container it is the gateway, which it finds by itself
         ours["TESTCONTAINERS_HOST_OVERRIDE"] = "localhost"
     return wanted | {name: value for name, value in ours.items() if name not in environ}
+
+
+def _other_host(engine: str) -> str:
+    """Return the host of an engine that is on another one; the empty string: it is on this one."""
+    address = parse(engine, where="the engine's address", client=True)
+    return address.host if address.kind != "unix" and not is_loopback(address.host) else ""
 
 
 def script(variables: Mapping[str, str | None], shell: str) -> str:

@@ -165,10 +165,12 @@ def show(place: Place, jobs: tuple[str, ...]) -> None:
 @pass_place
 def env(place: Place, job: str, shell: str | None) -> None:
     """Print what a shell evaluates to use a job: eval "$(docker-tracker job env JOB)"."""
-    found = resolved(place.client(), job)
+    client = place.client()
+    found = resolved(client, job)
+    engine = client.call("GET", "/version")["engine"]
     name = Path(os.environ.get("SHELL", "sh")).name
     shell = shell or ("fish" if name == "fish" else "csh" if name in ("csh", "tcsh") else "sh")
-    click.echo(script(job_environment(found, os.environ), shell), nl=False)
+    click.echo(script(job_environment(found, os.environ, engine), shell), nl=False)
 
 
 @job.command(cls=Command)

@@ -198,12 +198,9 @@ def _this_process() -> dict[str, Any]:
 
 def _supervise(wish: Wish, client: Client, made: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[int, bool]:
     """Run the command while the job is held; return its exit status, and whether it could be started."""
-    # The second one tells a daemon that the command starts that the first one is not meant for it.
-    control = dict.fromkeys(("DOCKER_TRACKER_CONTROL", "DOCKER_TRACKER_RUN_CONTROL"), f"unix://{client.path}")
-    variables = {**environ, **control, **job_environment(made, environ)}
-    short = {name: value for name, value in variables.items() if value is not None}
     signals = Signals()
     try:
+        short = _variables(client, made, environ)
         if wish.keep:
             return run_child(wish.command, short, signals), True
         with Lease(client, made["id"], lambda why: complain(f"{why}: the command goes on without it")):
@@ -216,6 +213,15 @@ def _supervise(wish: Wish, client: Client, made: Mapping[str, Any], environ: Map
         return FAILED, False
     finally:
         signals.restore()
+
+
+def _variables(client: Client, made: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the command's environment."""
+    engine = client.call("GET", "/version")["engine"]
+    # The second one tells a daemon that the command starts that the first one is not meant for it.
+    control = dict.fromkeys(("DOCKER_TRACKER_CONTROL", "DOCKER_TRACKER_RUN_CONTROL"), f"unix://{client.path}")
+    variables = {**environ, **control, **job_environment(made, environ, engine)}
+    return {name: value for name, value in variables.items() if value is not None}
 
 
 def _finish(

@@ -242,8 +242,8 @@ class Api:
         return Reply(body={"status": "ready", "engine": engine})
 
     async def version(self, call: Asked) -> Reply:
-        """Which daemon this is."""
-        return Reply(body=self._versions())
+        """Which daemon this is, and the address of its engine, which is not asked."""
+        return Reply(body={**self._versions(), "engine": self._engine.address})
 
     def _versions(self) -> dict[str, str]:
         python = platform.python_version()

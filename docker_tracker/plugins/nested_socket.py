@@ -208,6 +208,8 @@ class NestedSocket(Interceptor):
             return None
         look = await self._aside(lambda: self.places.look(sources))
         self._check(look)
+        if look.own and not look.reachable:  # the engine would make a directory of that name
+            raise RefusedError(f"{look.own[0]} may not be mounted: the engine's host does not have this socket", 400)
         if not look.sockets:
             return None
         if not look.reachable:

@@ -35,6 +35,7 @@ _FIRST_POLL: Final = 0.05
 _LAST_POLL: Final = 1.0
 _TASK_SECONDS: Final = 60.0  # that a swarm gets to remove the tasks of a service that is gone
 _SERVICE_LABEL: Final = "com.docker.swarm.service.id"
+_RYUK: Final = "org.testcontainers.ryuk"  # the label of testcontainers' own reaper (moby-ryuk: linux/Dockerfile)
 _MOST_SHARE: Final = 0.5  # of the time for all that one container may take to end
 
 
@@ -217,6 +218,8 @@ class Remover:
         return Result(Fate.WAITING, f"the swarm has yet to remove this task of the service {service}")
 
     def _grace(self, thing: Thing) -> float:
+        if (_at(thing.document, "Config", "Labels") or {}).get(_RYUK) == "true":
+            return 0  # it would remove what is being removed, by a socket that is closed, until its time is over
         own = _at(thing.document, "Config", "StopTimeout")
         seconds = self._stop_seconds if not isinstance(own, int) else self._most_seconds if own < 0 else own
         return min(seconds, self._most_seconds)
