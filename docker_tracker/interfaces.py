@@ -304,7 +304,7 @@ class ILedger(Interface):
         """Settle the intents whose settlement could not be written when it was due (a full disk)."""
 
     def removed(kind: str, identifiers: Sequence[str]) -> Deferred[None]:
-        """Write down that resources exist no more, whoever's they were; unknown identifiers are passed by."""
+        """Write down that resources exist no more, whoever's they were; of unknown ones only `adopt` hears."""
 
     def removed_reference(kind: str, reference: str) -> Deferred[None]:
         """As `removed`, for what the engine knew by a name, an ID or a unique beginning of an ID."""

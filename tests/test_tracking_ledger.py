@@ -457,6 +457,17 @@ class AdoptionTests(LedgerCase):
             self.assertEqual(self.identifiers(), [])
             self.clock.advance(1)
 
+    def test_removed_before_it_was_known(self) -> None:
+        """What went while a look at the engine was under way is not recorded by what that saw; the latest thousands."""
+        began = self.clock.seconds()
+        for identifier in ("v", *map(str, range(3000)), "v", *map(str, range(3000, 6000)), "w"):
+            self.successResultOf(self.ledger.removed("volume", [identifier]))
+        for identifier, new in (("w", False), ("v", False), ("5999", False), ("0", True)):
+            self.assertEqual(self.adopt(identifier, began), [identifier] * new)
+        self.assertEqual(self.adopt("w", began, kind="network"), ["w"])
+        self.clock.advance(1)
+        self.assertEqual(self.adopt("w", self.clock.seconds()), ["w"])
+
     def test_who_asked(self) -> None:
         """The answer of the create, if it comes after all, says the name and who asked."""
         self.adopt("c", kind="container")

@@ -74,6 +74,8 @@ MIGRATIONS: Final[Migrations] = (
     job_table.STEP,
 )
 
+_MOST_UNKNOWN: Final = 4096  # that are remembered to be gone: more than go while the engine is asked once
+
 _RESOURCE_COLUMNS = "kind, identifier, name, relation, parent, attributes, job, intent, created, removed, number"
 _INTENT_COLUMNS = "job, operation, kind, names, before, exchange, number, started, state, settled"
 
@@ -117,6 +119,8 @@ class Ledger:
         self._now = now
         self._when_lost: Callable[[], None] | None = None
         self._owed: dict[int, State] = {}
+        #: When those went of which nothing was recorded, the latest of them last; for the database's thread only.
+        self._unknown: dict[tuple[str, str], float] = {}
         self.moved: Path | None = None
         #: Why a new file was begun where there should have been one ("was missing"); the empty string: it was not.
         self.replaced = ""
@@ -287,14 +291,26 @@ class Ledger:
         return self._database.run(work).addCallback(settled)
 
     def removed(self, kind: str, identifiers: Sequence[str]) -> Deferred[None]:
-        """Write down that resources exist no more, whoever's they were; unknown identifiers are passed by."""
+        """Write down that resources exist no more, whoever's they were; unknown ones are remembered for a while."""
         now = self._now()
-        return self._database.run(lambda database: _removed(database, kind, identifiers, now))
+
+        def work(database: sqlite3.Connection) -> None:
+            for identifier in _removed(database, kind, identifiers, now):
+                self._unknown.pop((kind, identifier), None)
+                self._unknown[kind, identifier] = now
+            for reference in [*self._unknown][:-_MOST_UNKNOWN]:
+                del self._unknown[reference]
+
+        return self._database.run(work)
 
     def removed_reference(self, kind: str, reference: str) -> Deferred[None]:
         """As `removed`, for what the engine knew by a name, an ID or a unique, long enough beginning of an ID."""
         now = self._now()
-        return self._database.run(lambda database: _removed(database, kind, _resolve(database, kind, reference), now))
+
+        def work(database: sqlite3.Connection) -> None:
+            _removed(database, kind, _resolve(database, kind, reference), now)
+
+        return self._database.run(work)
 
     def renamed(self, kind: str, reference: str, name: str) -> Deferred[None]:
         """Write down that what the engine knew by ``reference`` has another name now."""
@@ -359,7 +375,8 @@ class Ledger:
         now = self._now()
 
         def work(database: sqlite3.Connection) -> list[Resource]:
-            new = [resource for resource in resources if _is_new(database, resource, since)]
+            there = [each for each in resources if self._unknown.get((each.kind, each.identifier), -1.0) < since]
+            new = [resource for resource in there if _is_new(database, resource, since)]
             for resource in new:
                 _put(database, resource, resource.job_id, 0, now)
             return new
@@ -617,14 +634,19 @@ def _intent_of(database: sqlite3.Connection, number: int) -> Intent | None:
     return None if row is None else _intent(row)
 
 
-def _removed(database: sqlite3.Connection, kind: str, identifiers: Sequence[str], now: float) -> None:
+def _removed(database: sqlite3.Connection, kind: str, identifiers: Sequence[str], now: float) -> list[str]:
+    """Write down that resources exist no more; return those of which there was no record that they do."""
+    unknown = []
     for identifier in identifiers:
-        database.execute(
+        changed = database.execute(
             "UPDATE resources SET removed = ? WHERE kind = ? AND identifier = ? AND removed IS NULL",
             (now, kind, identifier),
-        )
+        ).rowcount
+        if not changed:
+            unknown.append(identifier)
         if kind == "container":
             _removed_execs(database, identifier, now)
+    return unknown
 
 
 def _removed_execs(database: sqlite3.Connection, container: str, now: float) -> None:
