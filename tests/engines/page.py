@@ -17,7 +17,8 @@ Conformance: every way to create, on every engine
 =================================================
 
 Made by ``make engines`` from a run on real engines; no cell is written by hand. Each way was gone twice in a job of its
-own, through a real daemon with ``labels``, ``cgroup-parent`` and ``recorder``. Of what it led to was checked whether it
+own, through a real daemon with ``labels``, ``cgroup-parent``, ``nested-socket`` and ``recorder``. Of what it led to was
+checked whether it
 
 - is *labelled*: with the job's ID; images with the operator's label, and not with the job's;
 - has the *cgroup* parent: containers, and the steps of builds;

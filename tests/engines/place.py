@@ -164,13 +164,16 @@ class Place:
 class Tracker:
     """A real daemon before an engine.
 
-    :param options: of the daemon; by default labels, a cgroup parent and the recorder.
+    :param options: of the daemon; by default labels, a cgroup parent, sockets for containers, and the recorder.
     """
 
     def __init__(
         self,
         engine: Engine,
-        options: tuple[str, ...] = ("--interceptors=labels,cgroup-parent,recorder", f"--cgroup-parent={CGROUP}"),
+        options: tuple[str, ...] = (
+            "--interceptors=labels,cgroup-parent,nested-socket,recorder",
+            f"--cgroup-parent={CGROUP}",
+        ),
     ) -> None:
         self.engine = engine
         self.daemon = Daemon(f"--engine={engine.address}", *options)

@@ -8,6 +8,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -207,11 +208,36 @@ def _build_by_cli(*words: str, buildkit: str = "1") -> Callable[[Place], Made]:
 
 
 def _compose(place: Place) -> Made:
+    project = _write_project(place)
+    place.cli("compose", "-p", project, "up", "--detach", "--build")
+    return _of_compose(place, project)
+
+
+def _compose_inside(place: Place) -> Made:
+    """Have compose up by a container that has the engine's socket mounted, for which it gets its job's."""
+    project = _write_project(place)
+    settings = place.directory / "config"
+    settings.mkdir(exist_ok=True)
+    plugins = Path(place.engine.environment.get("DOCKER_CONFIG", "~/.docker")).expanduser() / "cli-plugins"
+    if plugins.exists() and not (settings / "cli-plugins").exists():
+        (settings / "cli-plugins").symlink_to(plugins)
+    client = Path(place.engine.cli)  # with all that it needs in the folder above its own, or in the system's
+    mounts = [f"{path}:{path}:ro" for path in (client.parents[1], "/lib", "/lib64")]
+    mounts += [f"{place.directory}:{place.directory}", "/var/run/docker.sock:/var/run/docker.sock"]
+    options = ["--rm", *(f"--volume={mount}" for mount in mounts), f"--workdir={place.directory}"]
+    command = [str(client), "compose", "-p", project, "up", "--detach", "--build"]
+    place.cli("run", *options, f"--env=DOCKER_CONFIG={settings}", IMAGE, *command)
+    return _of_compose(place, project)
+
+
+def _write_project(place: Place) -> str:
     place.write("Dockerfile", f"FROM {IMAGE}\nLABEL of={place.mark}\n")
     service = {"build": ".", "command": SLEEP, "stop_grace_period": "0s", "volumes": ["data:/data"]}
-    place.write("compose.json", json.dumps({"services": {"web": service}, "volumes": {"data": {}}}))
-    project = f"{place.mark}p"
-    place.cli("compose", "-p", project, "-f", "compose.json", "up", "--detach", "--build")
+    place.write("compose.yaml", json.dumps({"services": {"web": service}, "volumes": {"data": {}}}))
+    return f"{place.mark}p"
+
+
+def _of_compose(place: Place, project: str) -> Made:
     found = place.engine.api("GET", f"/containers/json?all=1&{_of_project(project)}")[1]
     networks = place.engine.api("GET", f"/networks?{_of_project(project)}")[1]
     things = [Thing("container", each["Id"]) for each in found]
@@ -389,6 +415,7 @@ WAYS: tuple[Way, ...] = (
     Way(name="docker buildx build", make=_build_by_cli("buildx", "build"), needs=_DOCKER | {"cli", "buildx"}),
     Way(name="docker buildx bake", make=_build_by_cli("buildx", "bake"), needs=_DOCKER | {"cli", "buildx"}),
     Way(name="docker compose up --build", make=_compose, needs=_DOCKER | {"cli", "compose"}),
+    Way(name="docker compose up --build, in a container", make=_compose_inside, needs=_DOCKER | {"cli", "compose"}),
     Way(name="plugin", make=_plugin, needs=_DOCKER),
     Way(name="secret", make=_swarm_thing("secret"), needs=_SWARM),
     Way(name="config", make=_swarm_thing("config"), needs=_SWARM),
