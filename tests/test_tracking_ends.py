@@ -176,7 +176,8 @@ class ResolveTests(Case):
         """A container's name becomes its full ID."""
         self.engine.answers["/containers/agent%2Fx/json"] = RUNS
         self.assertEqual(self.resolve(container="agent/x").container, ID)
-        for state in ({"Running": True, "Paused": True}, {"Running": False, "Restarting": True}):
+        created = {"Running": False, "Restarting": False, "Status": "created"}
+        for state in ({"Running": True, "Paused": True}, {"Running": False, "Restarting": True}, created):
             self.engine.answers["/containers/agent/json"] = {"Id": ID, "State": state}
             self.assertEqual(self.resolve(container="agent").container, ID)
 
@@ -385,6 +386,16 @@ class ContainerTests(Case):
         self.say("die")
         self.assertEqual(self.over, [])
         self.clock.advance(0)
+        self.assertEqual(self.over, [f"container {ID[:12]} ended"])
+
+    def test_yet_to_be_started(self) -> None:
+        """A container that is only created has not ended; once it has run, it has."""
+        self.engine.answers[PATH] = {"Id": ID, "State": {"Running": False, "Status": "created"}}
+        self.watch(container=ID)
+        self.pass_seconds(100)
+        self.assertEqual(self.over, [])
+        self.engine.answers[PATH] = {"Id": ID, "State": {"Running": False, "Status": "exited"}}
+        self.pass_seconds(31)
         self.assertEqual(self.over, [f"container {ID[:12]} ended"])
 
     def test_removed(self) -> None:

@@ -52,7 +52,7 @@ async def resolve(ends: Ends, engine: IEngine) -> Ends:
 
     :param ends: As a client asked for. If it tells the start time or the boot ID of the process, they must be right:
         then nobody else's process can be taken for it, as from another pid name space.
-    :raises RefusedError: there is no such process or container, or it does not run.
+    :raises RefusedError: there is no such process or container, or it does not run any more.
     :raises docker_tracker.errors.EngineError: the engine could not be asked.
     """
     process = None if ends.process is None else _resolved(ends.process)
@@ -81,12 +81,14 @@ def _resolved(asked: Process) -> Process:
 
 
 async def _running(reference: str, engine: IEngine) -> str:
-    """Return the full ID of a container that runs."""
+    """Return the full ID of a container that runs, or is yet to be started."""
     answer = await engine.get(_inspect_path(reference))
     if not isinstance(answer, Mapping) or not isinstance(answer.get("Id"), str):
         raise RefusedError(f"there is no container {reference[:80]!r}: the job cannot end with it")
-    if not _runs(answer):
-        raise RefusedError(f"container {reference[:80]!r} does not run: start it before a job that ends with it")
+    if not _goes_on(answer):
+        raise RefusedError(
+            f"container {reference[:80]!r} does not run any more: start it before a job that ends with it"
+        )
     return str(answer["Id"])
 
 
@@ -94,10 +96,15 @@ def _inspect_path(reference: str) -> str:
     return f"/containers/{quote(reference, safe='')}/json"
 
 
-def _runs(answer: Mapping[str, Any]) -> bool:
-    """Return whether a container runs: paused or between two starts of its restart policy, it does."""
+def _goes_on(answer: Mapping[str, Any]) -> bool:
+    """Return whether a container runs, or is yet to be started: one may mount a job's socket that ends with it.
+
+    Paused or between two starts of its restart policy, it runs.
+    """
     state = answer.get("State")
-    return isinstance(state, Mapping) and bool(state.get("Running") or state.get("Restarting"))
+    if not isinstance(state, Mapping):
+        return False
+    return bool(state.get("Running") or state.get("Restarting") or state.get("Status") == "created")
 
 
 def _comes_back(answer: Mapping[str, Any]) -> bool:
@@ -429,7 +436,7 @@ class _Container:
                 continue
             absent = False
             seconds = _LOOK_SECONDS
-            if answer is not None and _runs(answer):
+            if answer is not None and _goes_on(answer):
                 doubt = None
             else:
                 if doubt is None or doubt[0] != self._breaks:

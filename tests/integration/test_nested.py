@@ -308,6 +308,26 @@ class BindPathTests(NestedCase):
             (mount,) = self.inspect(made)["Mounts"]
             self.assertEqual(mount["Source"], job["socket"])
 
+    def test_agent_with_its_socket(self) -> None:
+        """An agent that is created first has the socket of the job that is tied to it, and what it sees is mounted."""
+        program = os.path.realpath(require_program("docker", "docker.io"))
+        name = f"docker-tracker-test-agent-{os.getpid()}"
+        with tempfile.TemporaryDirectory(prefix="dt-") as directory:
+            (Path(directory) / "work").mkdir()
+            (Path(directory) / "work/file").write_text("content")
+            mounts = (f"{directory}:/builds", f"{self.daemon.directory}/run/jobs/agent-1.sock:{SOCKET}")
+            options = (f"--name={name}", "--workdir=/builds/work", *(f"--volume={mount}" for mount in mounts))
+            script = f"{program} run --name {name}-made --volume $PWD:/src {IMAGE} cat /src/file"
+            line = ("create", *options, *self.client_options(), IMAGE, "sh", "-c", script)
+            docker(*line, address=self.engine)
+            self.addCleanup(docker, "rm", "--force", name, address=self.engine)
+            job = self.job("agent-1", container=name, ends={"container": name})
+            said = docker("start", "--attach", name, address=self.engine).stdout.decode()
+            self.assertEqual(said, "content")
+            self.daemon.wait_for(lambda: self.control("GET", f"/jobs/{job['id']}")["state"] == "gone")
+            (made,) = self.control("GET", f"/jobs/{job['id']}/report")["items"]
+            self.assertEqual((made["name"], made["outcome"]), (f"{name}-made", "removed"))
+
 
 class CallerTests(NestedCase):
     options = ("--cgroup-parent=caller", f"--interceptors={INTERCEPTORS},cgroup-parent")
