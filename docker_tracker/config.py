@@ -538,6 +538,11 @@ def _same_file(first: str, second: str) -> bool:
 
 def _check_together(settings: Settings) -> None:
     """Refuse settings that are right each by itself, but not together."""
+    if settings.until_idle and "recorder" not in settings.interceptors:
+        raise ConfigurationError(
+            "until-idle (as a private tracker has it)",
+            "needs recorder among the interceptors: without it there are no jobs whose end could be waited for",
+        )
     engine = settings.engine.address
     sockets = [(str(listener), listener.path) for listener in settings.listeners if listener.kind == "unix"]
     if settings.control != "none":
@@ -587,6 +592,8 @@ def _warnings(settings: Settings, environ: Mapping[str, str], passed: list[int])
             yield f"{listener}: with mode {listener.mode:04o} every user of this machine can use the engine as root"
     if settings.engine.kind == "tls" and not settings.engine.verify:
         yield f"{settings.engine}: the engine's certificate is not verified; set DOCKER_TLS_VERIFY=1, or verify = true"
+    if settings.interceptors and "recorder" not in settings.interceptors:
+        yield "recorder is not among the interceptors: nothing is recorded, and there are no jobs and no control socket"
     if settings.cgroup_parent == "":
         yield "cgroup-parent is set to nothing: creating containers will fail"
     if passed and not any(listener.kind == "systemd" for listener in settings.listeners):

@@ -131,8 +131,9 @@ def start(places: Places, environ: Mapping[str, str], euid: int) -> Path:
     name = secrets.token_hex(4)
     state, run = places.state / DIRECTORY / name, places.run / DIRECTORY / name
     try:
-        # The user's directories, if they are new: for nobody else.
-        for directory in (places.state, state.parent, state, places.run, run.parent, run):
+        # The user's directories, if they are new, for nobody else; but that of the system's sockets for all to enter.
+        _enter(places.run)
+        for directory in (places.state, state.parent, state, run.parent, run):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise PrivateError(f"cannot make a directory for a private tracker: {error}") from error
@@ -148,6 +149,13 @@ def start(places: Places, environ: Mapping[str, str], euid: int) -> Path:
             raise
         raise PrivateError(f"the private tracker does not start: {error}") from error
     return places.control(name)
+
+
+def _enter(directory: Path) -> None:
+    """Make a run directory as a daemon does, which may come later, with sockets for others."""
+    if not directory.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o755)
 
 
 def sweep(places: Places, environ: Mapping[str, str], euid: int) -> list[str]:

@@ -533,17 +533,21 @@ class PlaceTests(SynchronousTestCase):
         self.assertEqual(self.find("/x", euid=0), "/x")
 
     def test_hidden(self) -> None:
-        """A socket in a directory that we may not look into may be there."""
+        """A user's own socket is not hidden from that user; the system's may be there."""
         real = os.stat
+        unseen = {str(self.own), str(self.systems)}
 
         def hidden(path: Any, **more: Any) -> Any:
-            if path == str(self.own):
+            if path in unseen:
                 raise PermissionError
             return real(path, **more)
 
         self.patch(os, "stat", hidden)
-        self.systems.touch()
+        self.assertEqual(self.find(), str(self.systems))
+        unseen.remove(str(self.systems))
         self.assertEqual(self.find(), str(self.own))
+        self.systems.touch()
+        self.assertEqual(self.find(), str(self.systems))
 
 
 class ValueTests(SynchronousTestCase):

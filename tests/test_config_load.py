@@ -233,6 +233,15 @@ class PrecedenceTests(Case):
             self.assertEqual((settings.interceptors, settings.cgroup_parent), (expected, value))
         self.assertIn("will fail", "".join(settings.warnings))
 
+    def test_without_recorder(self) -> None:
+        """Without it there are no jobs: that is said, and a tracker that is to end with them does not start."""
+        with_labels = {"interceptors": "labels"}
+        (said,) = self.load(with_labels).warnings
+        self.assertIn("no jobs and no control socket", said)
+        self.assertEqual(self.load({"interceptors": "labels,recorder"}).warnings, ())
+        error = self.assertRaises(ConfigurationError, self.load, {**with_labels, "until-idle": True})
+        self.assertIn("needs recorder among the interceptors", str(error))
+
     def test_sections(self) -> None:
         """Interceptors' tables are kept raw; limits are checked."""
         settings = self.load_file("[interceptor.audit]\nx = [1]\n[limits]\nhead-bytes = 8192\ndrain-seconds = 1")
@@ -503,7 +512,7 @@ class EffectiveTests(Case):
             control = "none"
             cgroup-parent = ""
             audit-log = "-"
-            interceptors = ["audit", "cgroup-parent", "theirs"]
+            interceptors = ["audit", "cgroup-parent", "recorder", "theirs"]
             insecure-tcp = true
             instance = "one"
             plugin-dir = ["{self.directory}/plugins"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -138,7 +139,21 @@ class StartTests(Case):
         self.assertEqual(noted["environment"]["DOCKER_HOST"], "unix:///engine")
         state = self.private / control.parent.name
         self.assertEqual(state.stat().st_mode & 0o777, 0o700)
+        self.assertEqual(control.parent.parent.stat().st_mode & 0o777, 0o700)
         self.assertTrue(is_private(state))
+
+    def test_others_enter(self) -> None:
+        """A daemon that comes later has its sockets where all may enter; what is there already stays as it is."""
+        self.program(NOTES)
+        old = os.umask(0o077)
+        self.addCleanup(os.umask, old)
+        for made, mode in ((False, 0o755), (True, 0o711)):
+            shutil.rmtree(self.places.run, ignore_errors=True)
+            if made:
+                self.places.run.mkdir()
+                self.places.run.chmod(mode)
+            start(self.places, self.environ, 0)
+            self.assertEqual(self.places.run.stat().st_mode & 0o777, mode)
 
     def test_fails(self) -> None:
         """Why it does not start is said in a line, and nothing is left of it."""

@@ -32,7 +32,16 @@ def find_control(given: str, environ: Mapping[str, str], euid: int, system: tupl
     found = [path for path in _candidates(environ, euid, system) if path]
     if not found:
         raise NoDaemon("the configuration has no control socket (control = none): set one, or give --control")
-    return next(filter(_is_there, found), found[0])
+    *own, last = found
+    return next(filter(_is_seen, own), last if _is_there(last) else found[0])
+
+
+def _is_seen(path: str) -> bool:
+    try:
+        os.stat(path)
+    except OSError:  # what is hidden from a user is not that user's own
+        return False
+    return True
 
 
 def _is_there(path: str) -> bool:
