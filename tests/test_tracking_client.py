@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import ipaddress
 import json
+import os
 import shutil
+import socket
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -247,6 +251,23 @@ class AddressTests(ClientCase):
                 await self.client(address).get("/info")
             self.assertEqual(caught.exception.status, 503)
             self.assertRegex(str(caught.exception), f"the engine at {address} does not answer: .*{reason}")
+
+    async def test_no_descriptors(self) -> None:
+        """Without a descriptor for the connection nobody was asked, and the next try may do better."""
+        self.listen()
+        self.engine.answers["/info"] = (200, b"{}")
+        client = self.client()
+        for number in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+            problem = OSError(number, os.strerror(number))
+            with (
+                patch.object(socket, "socket", side_effect=problem),
+                self.assertRaises(EngineUnavailableError) as caught,
+            ):
+                await client.get("/info")
+            self.assertEqual(
+                str(caught.exception), f"the engine at {self.address} cannot be asked: {os.strerror(number)}"
+            )
+        self.assertEqual(await client.get("/info"), {})
 
     async def test_tcp(self) -> None:
         """An engine on a port."""

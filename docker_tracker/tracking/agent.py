@@ -71,6 +71,9 @@ class Connections:
         except (RequestTransmissionFailed, ResponseFailed) as error:
             reason = "; ".join(failure.getErrorMessage() for failure in error.reasons)
             raise EngineError(f"the engine at {self._address} broke off: {reason}") from error
+        except OSError as error:  # Twisted leaves it as it is when there are no descriptors left for a unix socket
+            reason = error.strerror or str(error)
+            raise EngineUnavailableError(f"the engine at {self._address} cannot be asked: {reason}", 503) from error
 
     def body(self, response: IResponse, most: int) -> Deferred[bytes]:
         """Return an answer's body; fails if it has more than ``most`` bytes. Cancelling ends the connection."""
