@@ -25,7 +25,7 @@ def read_or_make(state_directory: Path, wanted: str = "") -> str:
     """
     path = state_directory / NAME
     if wanted:
-        _check(wanted, "--instance")
+        check(wanted, "--instance")
     try:
         state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = _read(path)
@@ -45,10 +45,15 @@ def _read(path: Path) -> str | None:
         return None
     with open(descriptor, "rb") as file:
         content = file.read(_LONGEST).decode("ascii", "replace")
-    return _check(content.removesuffix("\n"), str(path))
+    return check(content.removesuffix("\n"), str(path))
 
 
-def _check(text: str, where: str) -> str:
+def check(text: str, where: str) -> str:
+    """Return an instance ID.
+
+    :param where: What it was given by.
+    :raises ConfigurationError: it is none.
+    """
     if not _ID.fullmatch(text):
         raise ConfigurationError(
             where,

@@ -192,6 +192,7 @@ class IJobs(Interface):
         """Compare engine and ledger once, now, and mend the difference.
 
         :param adopt: The instance whose things become ours, if it is not the empty string.
+        :raises docker_tracker.errors.RefusedError: that instance has none.
         """
 
     async def why(reference: str) -> list[Mapping[str, Any]]:

@@ -194,6 +194,8 @@ class CallTests(ServedCase):
     def test_reconcile(self) -> None:
         """The reconciler is run as asked."""
         self.client.call("POST", "/reconcile?dry-run=1&adopt=abc")
+        status, message = self.refused("POST", "/reconcile?adopt=a%20b")
+        self.assertEqual((status, message.partition(";")[0]), (400, "adopt: 'a b' is not an instance ID"))
         self.client.call("POST", "/reconcile")
         self.assertEqual(self.jobs.asked, [("reconcile", True, "abc"), ("reconcile", False, "")])
 

@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import capturedLogs
 
-from docker_tracker.errors import LedgerError
+from docker_tracker.errors import LedgerError, RefusedError
 from docker_tracker.interfaces import IJob
 from docker_tracker.job import JobState, ReapReport
 from docker_tracker.job_settings import ReconcileSettings
@@ -405,6 +405,19 @@ class AdoptTests(ReconcileCase):
         self.assertEqual(self.outcomes(self.once(adopt="lost")), {"web": "removed"})
         self.old("container", "later", labels)
         self.assertEqual(self.outcomes(self.once()), {"later": "removed"})
+        self.assertEqual(self.once(adopt="lost").items, ())
+
+    def test_nothing_there(self) -> None:
+        """An instance that has nothing is refused, and not written down: it may be mistyped."""
+        self.old("container", "web", self.unknown(instance="lost"), created=START + 100)
+        for dry_run in (True, False):
+            once = Deferred.fromCoroutine(self.reconciler().once(dry_run, "lsot"))
+            self.clock.pump([1.0] * 10)
+            error: Any = self.failureResultOf(once, RefusedError).value
+            self.assertEqual(error.status, 404)
+            self.assertEqual(error.message, "there is nothing of an instance lsot at the engine unix:///engine")
+        self.assertEqual(self.successResultOf(self.ledger.adopted_instances()), [])
+        self.assertEqual(self.engine.named("container"), {"web"})
 
 
 class HeuristicTests(ReconcileCase):

@@ -23,6 +23,7 @@ from docker_tracker.control.tables import job_table, resource_table, why_table
 from docker_tracker.counts import Counts
 from docker_tracker.engine.catalogue import RESOURCE_KINDS
 from docker_tracker.errors import ConfigurationError, EngineError, RefusedError, TrackerError
+from docker_tracker.instance import check as check_instance
 from docker_tracker.interfaces import IEngine, IJob, IJobs, ILedger
 from docker_tracker.job import JobRequest
 from docker_tracker.records import moment
@@ -212,9 +213,12 @@ class Api:
     async def reconcile(self, call: Asked) -> Reply:
         """Compare engine and ledger once, and mend the difference. A report.
 
-        With ``dry-run`` nothing is removed; with ``adopt`` the things of the instance of that ID become ours.
+        With ``dry-run`` nothing is removed; with ``adopt`` the things of the instance of that ID become ours; where it
+        has none, that is a 404.
         """
         adopt = call.query.get("adopt", "")
+        if adopt:
+            check_instance(adopt, "adopt")
         return Reply(body=(await self._jobs.reconcile(flag(call.query, "dry-run"), adopt)).table())
 
     async def stream_events(self, call: Asked) -> Stream:

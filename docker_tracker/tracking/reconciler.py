@@ -27,7 +27,7 @@ from docker_tracker.engine.inventory import (
     inspect_path,
     inspected,
 )
-from docker_tracker.errors import EngineError, LedgerError
+from docker_tracker.errors import EngineError, LedgerError, RefusedError
 from docker_tracker.interfaces import IEngine, IJob, ILedger
 from docker_tracker.job import DEFAULT, JobRequest, JobState, ReapItem, ReapReport
 from docker_tracker.job_record import Job
@@ -166,6 +166,7 @@ class Reconciler(Worker):
         :param dry_run: Only say what would be removed.
         :param adopt: The instance whose things become ours, from now on; our own: things of jobs that our ledger
             should know and does not.
+        :raises RefusedError: the instance has nothing here, and never had.
         """
         async with self._turn:
             began, start = self._now(), self._clock.seconds()
@@ -241,9 +242,10 @@ class Reconciler(Worker):
         began = self._now()
         known = await self._ledger.resources()
         await self._within(self._healthy())
-        if adopt not in ("", self._instance) and not dry_run:
-            await self._ledger.adopt_instance(adopt)
-        instances = {self._instance, adopt, *await self._ledger.adopted_instances()} - {""}
+        instances = {self._instance, *await self._ledger.adopted_instances()}
+        if adopt and adopt not in instances:
+            await self._take_over(adopt, dry_run)
+            instances.add(adopt)
         if not dry_run:
             await self._within(mark_gone(self._ledger, Lists(self._engine), known, LISTED))
             known = await self._ledger.resources()
@@ -278,6 +280,13 @@ class Reconciler(Worker):
             else:
                 wanted.append(job)
         return wanted
+
+    async def _take_over(self, instance: str, dry_run: bool) -> None:
+        """Take note of an instance whose things are ours from now on, if there are any: a mistyped one has none."""
+        if not await self._traces([instance], ()):
+            raise RefusedError(f"there is nothing of an instance {instance} at the engine {self._engine.address}", 404)
+        if not dry_run:
+            await self._ledger.adopt_instance(instance)
 
     async def _healthy(self) -> None:
         """Make sure that the engine answers, and is the one that the ledger is of."""
