@@ -501,15 +501,22 @@ def _instance(sources: Sources) -> str | None:
 def _plugin_dirs(sources: Sources, places: _Places, uid: int) -> tuple[Path, ...]:
     given = sources.find_items("plugin-dir")
     if given is None:
-        paths = [places.plugin_dir] if places.plugin_dir.is_dir() else []
+        paths = [places.plugin_dir] if _is_directory(places.plugin_dir, "the default plugin-dir") else []
     else:
         paths = [_path(found, "a directory") for found in given]
         for found, path in zip(given, paths, strict=True):
-            if not path.is_dir():
+            if not _is_directory(path, found.where):
                 raise ConfigurationError(found.where, f"there is no directory {path}")
     for path in paths:
         check_tree(path, uid)
     return tuple(dict.fromkeys(paths))
+
+
+def _is_directory(path: Path, where: str) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:  # not for us to look at
+        raise ConfigurationError(where, f"{path} cannot be looked at: {error.strerror}") from error
 
 
 def _subtable(sources: Sources, name: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NoReturn, cast
+from typing import Any, NoReturn, cast
 
 from twisted.python import usage
 
@@ -94,6 +94,19 @@ DOCKER_TRACKER_CGROUP_PARENT. For others than root, the defaults under /etc, /va
         sys.stdout.write(f"docker-tracker {version()}\n")
         raise SystemExit(0)
 
+    def parseOptions(self, options: Any = None) -> None:
+        """Parse, and build the settings.
+
+        :raises SystemExit: they cannot be used: one line on standard error, where twistd would print its help, and that
+            on standard output, among what ``--check-config`` prints.
+        """
+        try:
+            super().parseOptions(options)  # type: ignore[no-untyped-call]
+        except usage.UsageError as error:
+            leave(f"{error}; see twistd docker-tracker --help")
+        except ConfigurationError as error:
+            leave(error)
+
     def parseArgs(self, *arguments: str) -> None:
         """Refuse what is not an option; a forgotten dash must not go unseen."""
         if arguments:
@@ -102,14 +115,16 @@ DOCKER_TRACKER_CGROUP_PARENT. For others than root, the defaults under /etc, /va
     def postOptions(self) -> None:
         """Build the settings.
 
-        :raises usage.UsageError: they cannot be used; twistd prints the sentence and exits with 1.
+        :raises ConfigurationError: they cannot be used.
         """
         # twistd changes to --uid only after this.
         uid = self.parent.get("uid") if self.parent is not None else None
-        try:
-            self["settings"] = load(self, os.environ, euid=os.geteuid(), uid=uid)
-        except ConfigurationError as error:
-            raise usage.UsageError(str(error)) from error
+        self["settings"] = load(self, os.environ, euid=os.geteuid(), uid=uid)
+
+
+def leave(problem: object) -> NoReturn:
+    """End with one line on standard error and with 1."""
+    raise SystemExit(f"docker-tracker: {' '.join(str(problem).splitlines())}")
 
 
 def settings_of(options: usage.Options) -> Settings:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IService, Service
 from twisted.logger import Logger
@@ -14,7 +15,7 @@ from twisted.python import usage
 from zope.interface import implementer
 
 from docker_tracker.errors import TrackerError
-from docker_tracker.options import Options, finish_check, settings_of
+from docker_tracker.options import Options, finish_check, leave, settings_of
 
 if TYPE_CHECKING:
     from docker_tracker.daemon import Daemon
@@ -41,21 +42,21 @@ def makeService(options: usage.Options) -> IService:
     in_front = bool(twistd.get("nodaemon"))
     log_file = twistd.get("logfile") or ("-" if in_front else "twistd.log")
     go_by_steady_clock(reactor)
-    daemon = Daemon(
-        reactor,  # type: ignore[arg-type]  # a module to mypy; it provides what a daemon needs
-        settings,
-        environment,
-        None if log_file == "-" or twistd.get("syslog") else Path(log_file),
-    )
     try:
+        daemon = Daemon(
+            reactor,  # type: ignore[arg-type]  # a module to mypy; it provides what a daemon needs
+            settings,
+            environment,
+            None if log_file == "-" or twistd.get("syslog") else Path(log_file),
+        )
         daemon.check()
     except TrackerError as error:
-        _leave(error)
+        leave(error)
     if options["check-config"]:
         finish_check(settings)
     for warning in settings.warnings:
         log.warn("{text}", text=warning)
-    return _Started(daemon, in_front)
+    return _Started(daemon, in_front, twistd.get("pidfile") or "")
 
 
 def go_by_steady_clock(reactor: Any) -> None:
@@ -67,20 +68,17 @@ def go_by_steady_clock(reactor: Any) -> None:
     reactor.seconds = lambda: epoch + time.monotonic()
 
 
-def _leave(error: TrackerError) -> NoReturn:
-    raise SystemExit(f"docker-tracker: {error}")
-
-
 @implementer(IService)
 class _Started(Service):
     """Starts and stops the daemon; says in one line why it cannot start, where twistd would print a traceback.
 
     :param in_front: Whether twistd has not forked. If it has, its parent waits for an exception, and prints it.
+    :param pid_file: What twistd has written its number to, or the empty string; it removes it after an exception only.
     """
 
-    def __init__(self, daemon: Daemon, in_front: bool) -> None:
+    def __init__(self, daemon: Daemon, in_front: bool, pid_file: str) -> None:
         self._daemon = daemon
-        self._in_front = in_front
+        self._in_front, self._pid_file = in_front, pid_file
 
     def privilegedStartService(self) -> None:
         """Bind sockets."""
@@ -101,5 +99,11 @@ class _Started(Service):
             start()
         except TrackerError as error:
             if self._in_front:
-                _leave(error)
+                self._remove_pid_file()
+                leave(error)
             raise
+
+    def _remove_pid_file(self) -> None:
+        with suppress(OSError):  # it is in nobody's way
+            if self._pid_file and Path(self._pid_file).read_text() == str(os.getpid()):
+                os.unlink(self._pid_file)

@@ -338,6 +338,9 @@ class RefusalTests(Case):
             ({"config": ""}, "--config: names no file"),
         ]:
             self.refuse(problem, flags)
+        with patch.object(Path, "is_dir", side_effect=PermissionError(13, "Permission denied")):
+            problem = "--plugin-dir: /root/p cannot be looked at: Permission denied"
+            self.refuse(problem, {"plugin-dir": ["/root/p"]}, {"XDG_RUNTIME_DIR": "/run/x"})
         self.refuse("DOCKER_TRACKER_DEBUG: 'maybe' is neither 1", environ={"DOCKER_TRACKER_DEBUG": "maybe"})
         self.refuse("DOCKER_TRACKER_PORT: 'x' is not a port", environ={"DOCKER_TRACKER_PORT": "x"})
         self.refuse("DOCKER_HOST: ssh:// addresses", environ={"DOCKER_HOST": "ssh://h"})

@@ -378,6 +378,29 @@ class TapTests(DaemonTestCase):
         error = self.assertRaises(SystemExit, tap.makeService, self.options("--check-config"))
         self.assertEqual(error.code, 0)
 
+    def test_bad_rule(self) -> None:
+        """A bad rule of [[attribute]] is one line as well."""
+        file = self.directory / "c.toml"
+        for rule, problem in (
+            ('job = "a"\nuid = "nobody"', "attribute 1: uid: 'nobody' is not the number of a user"),
+            ("uid = 1", "attribute 1: job: '' is not a job's name, in which {value} may stand"),
+            ('job = "a"', "attribute 1: needs at least one of uid, cgroup and environment"),
+        ):
+            file.write_text(f"[[attribute]]\n{rule}\n")
+            file.chmod(0o600)
+            error = self.assertRaises(SystemExit, tap.makeService, self.options(f"--config={file}"))
+            self.assertEqual(error.code, f"docker-tracker: {problem}")
+
+    def test_pid_file(self) -> None:
+        """The file with the number of a daemon in front that did not start is removed; another process's stays."""
+        taken, pid_file = self.directory / "taken", self.directory / "pid"
+        taken.write_text("precious")
+        for number, left in ((os.getpid(), False), (1, True)):
+            pid_file.write_text(str(number))
+            options = self.options("--interceptors=none", f"--listen=unix://{taken}", pidfile=str(pid_file))
+            self.assertRaises(SystemExit, tap.makeService(options).privilegedStartService)
+            self.assertEqual(pid_file.exists(), left)
+
     def test_cannot_start(self) -> None:
         """In front a failing start is a sentence; behind a fork it is an exception, which twistd's parent prints."""
         taken = self.directory / "taken"

@@ -14,7 +14,6 @@ from unittest.mock import patch
 
 from twisted.application.service import IServiceMaker
 from twisted.plugin import getPlugins
-from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
 from docker_tracker.options import Options, finish_check, settings_of
@@ -41,7 +40,14 @@ class OptionsTests(SynchronousTestCase):
         return options
 
     def refuse(self, *arguments: str) -> str:
-        return str(self.assertRaises(usage.UsageError, self.parse, *arguments))
+        output = io.StringIO()
+        with patch("sys.stdout", output):
+            error = self.assertRaises(SystemExit, self.parse, *arguments)
+        self.assertEqual(output.getvalue(), "")
+        text = str(error.code)
+        self.assertEqual(len(text.splitlines()), 1)
+        self.assertTrue(text.startswith("docker-tracker: "))
+        return text.removeprefix("docker-tracker: ")
 
     def test_settings(self) -> None:
         """Flags become settings; the repeatable ones add up."""
@@ -83,11 +89,12 @@ class OptionsTests(SynchronousTestCase):
             self.assertEqual(settings_of(options).plugin_dirs, (Path(directory),))
 
     def test_refused(self) -> None:
-        """What is wrong is one sentence for twistd to print."""
+        """What is wrong is one line for standard error; what is not understood comes with a hint at the help."""
         self.assertIn("--listen: ssh:// addresses are not served", self.refuse("--listen", "ssh://h"))
-        self.assertEqual(self.refuse("8080"), "'8080' is not an option; options start with --")
-        self.assertIn("--colour", self.refuse("--colour"))
-        self.assertIn("requires argument", self.refuse("--engine"))
+        hint = "; see twistd docker-tracker --help"
+        self.assertEqual(self.refuse("8080"), f"'8080' is not an option; options start with --{hint}")
+        self.assertEqual(self.refuse("--colour"), f"option --colour not recognized{hint}")
+        self.assertEqual(self.refuse("--engine"), f"option --engine requires argument{hint}")
 
     def test_version(self) -> None:
         """--version is ours, not Twisted's."""
