@@ -534,7 +534,8 @@ def _sections(sources: Sources) -> dict[str, dict[str, Any]]:
     return sections
 
 
-def _same_file(first: str, second: str) -> bool:
+def same_file(first: str, second: str) -> bool:
+    """Whether two paths lead to one file, or would if it were there."""
     if os.path.realpath(first) == os.path.realpath(second):
         return True
     try:
@@ -555,9 +556,9 @@ def _check_together(settings: Settings) -> None:
     if settings.control != "none":
         sockets.append((f"the control socket {settings.control}", settings.control))
     for position, (name, path) in enumerate(sockets):
-        if engine.kind == "unix" and _same_file(path, engine.path):
+        if engine.kind == "unix" and same_file(path, engine.path):
             raise ConfigurationError(f"the engine's address {engine}", f"is our own: {name}; name the engine's socket")
-        if any(_same_file(path, earlier) for _, earlier in sockets[:position]):
+        if any(same_file(path, earlier) for _, earlier in sockets[:position]):
             raise ConfigurationError(name, "is there twice; each socket can have one listener")
     for position, listener in enumerate(settings.listeners):
         if listener.kind in ("tcp", "tls") and engine.kind != "unix" and meets(listener.address, engine):

@@ -23,6 +23,7 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from docker_tracker.checks import check_engine, check_jobs, check_outside, check_sockets
 from docker_tracker.config import Listener, Settings
 from docker_tracker.counts import Counts
 from docker_tracker.descriptor_store import DescriptorStore
@@ -133,8 +134,16 @@ class Daemon(Service):
 
         :raises ConfigurationError: the daemon would not start.
         """
+        check_engine(self.settings.engine, self._sockets_directory)
         self._doors.plan(plain_job())
         self._reopeners.clear()  # those of interceptors that nobody will use
+
+    def check_outside(self) -> None:
+        """Look at what a start would look up, read, or append to.
+
+        :raises ConfigurationError: something of it is not there, or of no use.
+        """
+        check_outside(self.settings)
 
     def privilegedStartService(self) -> None:
         """Bind all sockets.
@@ -143,6 +152,11 @@ class Daemon(Service):
         """
         self._doors.listen()
         settings = self.settings
+        try:
+            check_sockets(settings.engine, [bound.sock for bound in self._doors.listening])
+        except ConfigurationError:
+            self._doors.unlisten()
+            raise
         if settings.control != "none" and self._keeps:
             table = {"address": f"unix://{settings.control}", "mode": f"{settings.control_mode:04o}"}
             owner = {"user": settings.control_user, "group": settings.control_group}
@@ -200,7 +214,9 @@ class Daemon(Service):
         self.instance = read_or_make(self.settings.state_dir, self.settings.instance or "")
         used = (self.settings.state_dir / NAME).exists()  # made by the first daemon that takes it, and left there
         self._lock = hold(self.settings.state_dir)
-        return self.ledger.open(self.instance, used=used)
+        job = self.ledger.open(self.instance, used=used)
+        check_jobs(self.settings.engine, self.ledger.found)
+        return job
 
     def _close_at_once(self) -> None:
         """Undo a start that failed."""

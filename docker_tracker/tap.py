@@ -50,6 +50,8 @@ def makeService(options: usage.Options) -> IService:
             None if log_file == "-" or twistd.get("syslog") else Path(log_file),
         )
         daemon.check()
+        if options["check-config"]:
+            daemon.check_outside()
     except TrackerError as error:
         leave(error)
     if options["check-config"]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import resource
 import signal
 import socket
 import time
 from typing import Any, cast
+from unittest.mock import patch
 
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
@@ -21,6 +23,8 @@ from docker_tracker.daemon import Daemon, raise_descriptor_limit
 from docker_tracker.errors import ConfigurationError
 from docker_tracker.interceptor import Interceptor
 from docker_tracker.interfaces import IDaemon
+from docker_tracker.job import DEFAULT, JobRequest, JobState
+from docker_tracker.job_record import Job
 from docker_tracker.proxy.plan import Named, Plan
 from tests.support.certificates import Authority
 from tests.support.hand_reactor import HandReactor
@@ -216,6 +220,95 @@ class StartTests(DaemonTestCase):
         daemon.startService()
         self.stop(daemon)
 
+    def test_engine_is_a_job(self) -> None:
+        """An engine that is the socket of one of our jobs would be asked for ever: it stops the start."""
+        jobs = self.directory / "run" / "jobs"
+        jobs.mkdir(parents=True)
+        link = self.directory / "link"
+        link.symlink_to(jobs / "b.sock")
+        (jobs / "c.sock").write_text("")
+        os.link(jobs / "c.sock", self.directory / "hard")
+        for path in (jobs / "b.sock", link, self.directory / "hard"):
+            daemon = self.daemon(engine=f"unix://{path}")
+            error = self.assertRaises(ConfigurationError, daemon.check)
+            self.assertIn("is our own: ", str(error))
+            self.assertIn("unset DOCKER_HOST", str(error))
+        self.daemon().check()
+        self.daemon(engine="tcp://127.0.0.1:1").check()
+
+    def test_engine_is_a_restored_job(self) -> None:
+        """So does one where a job of the ledger is to listen again, wherever that is; all is closed again."""
+        self.patch(self.reactor, "callFromThread", None)
+        before = len(os.listdir("/proc/self/fd"))
+        open_ = [
+            Job(id="1", request=JobRequest(name=DEFAULT), socket=f"{self.directory}/engine.sock"),
+            Job(id="2", request=JobRequest(name="a"), state=JobState.FAILED, socket=f"{self.directory}/engine.sock"),
+            Job(id="3", request=JobRequest(name="b", listen=("nonsense", "tcp://127.0.0.1:2")), socket="/old/b.sock"),
+        ]
+        for engine, ours in (("unix:///old/b.sock", True), ("tcp://localhost:2", True), (None, False)):
+            daemon = self.daemon(interceptors="labels", **({"engine": engine} if engine else {}))
+            opened = daemon.ledger.open
+
+            def found(*arguments: Any, ledger: Any = daemon.ledger, opened: Any = opened, **more: Any) -> Any:
+                job = opened(*arguments, **more)
+                ledger.found = open_
+                return job
+
+            self.patch(daemon.ledger, "open", found)
+            if ours:
+                self.assertIn("of the job b", str(self.assertRaises(ConfigurationError, daemon.startService)))
+            else:
+                daemon.startService()
+                self.stop(daemon)
+            self.assertFalse((self.directory / "run" / "docker.sock").exists())
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+
+    def test_engine_is_passed(self) -> None:
+        """So does one that is a socket which systemd passes: only its descriptor says where it is."""
+        for name in ("passed", "\0tracker-test-passed"):
+            sock = socket.socket(socket.AF_UNIX)
+            sock.bind(name if name[0] == "\0" else str(self.directory / name))
+            sock.listen()
+            self.patch(doors_module, "passed_socket", lambda *_, sock=sock: sock)
+            daemon = self.daemon(listen=["systemd:index=0"], engine=f"unix://{self.directory}/passed")
+            if name == "passed":
+                self.assertIn("is our own", str(self.assertRaises(ConfigurationError, daemon.privilegedStartService)))
+            else:
+                daemon.startService()
+                self.stop(daemon)
+            self.assertEqual(sock.fileno(), -1)
+
+    def test_outside(self) -> None:
+        """What only a start would look up or read can be looked at before."""
+        authority = Authority(self.directory)
+        server, other = authority.sign("server"), authority.sign("other")
+        self.directory.chmod(0o700)
+        file = self.directory / "c.toml"
+        tcp = 'address = "tcp://127.0.0.1:1"'
+        for text, problem in (
+            ('listen = [{address = "unix:///a", group = "no-such"}]', "listen unix:///a: there is no group 'no-such'"),
+            ('listen = [{address = "unix:///a", user = "no-such"}]', "listen unix:///a: there is no user 'no-such'"),
+            ('control = {address = "unix:///a", group = "no-such"}', "control unix:///a: there is no group 'no-such'"),
+            (f'listen = [{{{tcp}, certificate = "{server.certificate}", key = "{other.key}"}}]', "its TLS files"),
+            (f'engine = {{{tcp}, certificate = "{server.certificate}", key = "{other.key}"}}', "its TLS files"),
+            (f'listen = [{{{tcp}, certificate = "{server.certificate}", key = "{server.key}"}}]', ""),
+        ):
+            file.write_text(text)
+            file.chmod(0o600)
+            options: dict[str, Any] = {"engine": None} if "engine" in text else {"listen": []}
+            daemon = self.daemon(config=str(file), **options)
+            daemon.check()
+            if problem:
+                self.assertIn(problem, str(self.assertRaises(ConfigurationError, daemon.check_outside)))
+            else:
+                daemon.check_outside()
+        audit = self.directory / "audit"
+        audit.write_text("")
+        daemon = self.daemon(interceptors="audit", **{"audit-log": str(audit)})
+        daemon.check_outside()
+        with patch("os.access", return_value=False):
+            self.assertIn(f"to {audit}", str(self.assertRaises(ConfigurationError, daemon.check_outside)))
+
     def test_ledger_taken(self) -> None:
         """A second daemon on one state directory does not start, and takes nothing down with it."""
         self.patch(self.reactor, "callFromThread", None)
@@ -377,6 +470,20 @@ class TapTests(DaemonTestCase):
         """--check-config ends with 0 when all is well."""
         error = self.assertRaises(SystemExit, tap.makeService, self.options("--check-config"))
         self.assertEqual(error.code, 0)
+
+    def test_check_config_further(self) -> None:
+        """--check-config finds what only a start would come upon; nothing is printed but the one line."""
+        output = io.StringIO()
+        with patch("sys.stdout", output):
+            options = self.options("--check-config", f"--audit-log={self.directory}/audit")
+            with patch("os.access", return_value=False):
+                error = self.assertRaises(SystemExit, tap.makeService, options)
+        self.assertEqual(
+            error.code,
+            f"docker-tracker: audit-log: {self.directory}/audit cannot be written: this user may not write to "
+            f"{self.directory}",
+        )
+        self.assertEqual((output.getvalue(), os.listdir(self.directory)), ("", []))
 
     def test_bad_rule(self) -> None:
         """A bad rule of [[attribute]] is one line as well."""

@@ -29,7 +29,7 @@ def listen_unix(path: Path, mode: int, user: str | None, group: str | None, wher
     :param where: What to name in errors.
     :raises ConfigurationError: the path is taken, the user is unknown, or we may not.
     """
-    owner, owning_group = _user(user, where), _group(group, where)
+    owner, owning_group = find_owner(user, group, where)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         with _locked(path.parent):
@@ -63,7 +63,7 @@ def own_unix(path: Path, mode: int, user: str | None, group: str | None, where: 
 
     :raises ConfigurationError: we may not, or the user is unknown.
     """
-    owner, owning_group = _user(user, where), _group(group, where)
+    owner, owning_group = find_owner(user, group, where)
     wanted = (os.geteuid() if owner == -1 else owner, os.getegid() if owning_group == -1 else owning_group)
     try:
         status = os.lstat(path)
@@ -193,6 +193,14 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def find_owner(user: str | None, group: str | None, where: str) -> tuple[int, int]:
+    """Return the numbers of a user and a group for chown; -1 for None.
+
+    :raises ConfigurationError: there is no such user or group.
+    """
+    return _user(user, where), _group(group, where)
 
 
 def _user(user: str | None, where: str) -> int:
