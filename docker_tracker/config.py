@@ -349,13 +349,20 @@ def _engine(sources: Sources, environ: Mapping[str, str], places: _Places) -> En
 
 def _listeners(sources: Sources) -> tuple[Listener, ...]:
     for listen, port in sources.levels("listen", "port"):
-        result = [Listener.of(found) for found in (items(listen) if listen else [])]
+        result = [Listener.of(_bare_path(found)) for found in (items(listen) if listen else [])]
         result.extend(Listener.of(found) for found in _ports(port))
         if result:
             return tuple(result)
         if listen:
             raise ConfigurationError(listen.where, "names no address")
     return ()
+
+
+def _bare_path(found: Found) -> Found:
+    """Return an address in which a path alone stands for the unix socket there."""
+    if isinstance(found.value, str) and found.value.startswith("/"):
+        return attrs.evolve(found, value=f"unix://{found.value}")
+    return found
 
 
 def _ports(found: Found | None) -> Iterator[Found]:
@@ -391,8 +398,7 @@ def _control(sources: Sources) -> Listener | Literal["none"] | None:
         return None
     if found.value == "none":
         return "none"
-    if isinstance(found.value, str) and found.value.startswith("/"):
-        found = attrs.evolve(found, value=f"unix://{found.value}")
+    found = _bare_path(found)
     wrong = ConfigurationError(found.where, f'{found.value!r} must be "none" or a unix socket: unix:///path')
     if not isinstance(found.value, str | dict):
         raise wrong

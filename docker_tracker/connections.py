@@ -254,7 +254,7 @@ def _kind(address: Address, files: Mapping[str, Found | None], where: str) -> Ki
 def _mode(found: Found) -> int:
     # An integer is refused: 660 without its octal sign would be another mode.
     if not isinstance(found.value, str) or not re.fullmatch("0?[0-7]{3}", found.value):
-        raise ConfigurationError(found.where, f'the mode {found.value!r} is not three octal digits: write "0660"')
+        raise ConfigurationError(found.where, f'the mode {found.value!r} is none: write "0660" or "660", as text')
     return int(found.value, 8)
 
 

@@ -73,6 +73,8 @@ def check_cgroup_parent(parent: str) -> str:
         problem = "" if {"", ".", ".."}.isdisjoint(parts) else "a path has no '.', no '..' and no empty parts"
         if any(len(part.encode("utf-8", "replace")) > _MOST_PART for part in parts):
             problem = f"a part of a path has at most {_MOST_PART} bytes"
+        if not problem and " " in parent and not parent.startswith("/"):
+            problem = "these are several words"
     if problem:
         raise RefusedError(
             f"{parent[:80]!r} is not a cgroup parent: {problem}; write /PATH, NAME.slice, self or caller"
@@ -325,7 +327,7 @@ def _seconds(value: Any, where: str) -> float:
 
 def _mode(value: Any, where: str) -> int:
     if not isinstance(value, str) or not re.fullmatch("0?[0-7]{3}", value):
-        raise RefusedError(f'{where} must be three octal digits as text: "0600"')
+        raise RefusedError(f'{where} must be octal digits as text: "0600" or "600"')
     return int(value, 8)
 
 

@@ -199,6 +199,8 @@ class PrecedenceTests(Case):
         self.assertEqual([str(one) for one in both.listeners], ["unix:///a", "tcp://127.0.0.1:1", "tcp://127.0.0.1:2"])
         port = self.load({"port": ["0"]}, {"DOCKER_TRACKER_LISTEN": "unix:///b"})
         self.assertEqual([str(one) for one in port.listeners], ["tcp://127.0.0.1:0"])
+        self.assertEqual([str(one) for one in self.load({"listen": ["/a"]}).listeners], ["unix:///a"])
+        self.assertEqual([str(one) for one in self.load_file("listen = ['/a']").listeners], ["unix:///a"])
         self.assertEqual(self.load_file("port = 8080").listeners[0].port, 8080)
 
     def test_engine(self) -> None:

@@ -19,6 +19,7 @@ REFUSED: tuple[tuple[str, str], ...] = (
     ("a" * 250 + ".slice", "a slice's name"),
     ("/" + "a" * 256, "at most 255 bytes"),
     ("/" + "\u00e9" * 128, "at most 255 bytes"),
+    *((text, "several words") for text in ("a b", "self caller", "ci/a b")),
     ("", "it is empty"),
 )
 
