@@ -31,6 +31,7 @@ from docker_tracker.control.probe import Probe, Seen
 from docker_tracker.control.reading import MOST_BODY, number, read_json, read_target
 from docker_tracker.control.streams import EventStream, LeaseStream, Stream
 from docker_tracker.counts import BUCKETS, Counts
+from docker_tracker.engine.catalogue import RESOURCE_KINDS
 from docker_tracker.errors import (
     ConfigurationError,
     EngineAnswerError,
@@ -896,3 +897,29 @@ class CountsTests(SynchronousTestCase):
         ):
             self.assertEqual(samples[name + key, labels], value, key)
         self.assertNotIn((name + "tracked_objects", ("image",)), samples)
+
+    def test_from_the_start(self) -> None:
+        """What alerts are made of has samples before anything happened: an increase from nothing is none."""
+        scrape = Scrape(
+            counts=Counts(),
+            version="1",
+            started=5.0,
+            engine=Seen(reached=False, problem="x"),
+            states=[],
+            resources=None,
+        )
+        samples = {
+            (sample.name.removeprefix("docker_tracker_"), tuple(sample.labels.values())): sample.value
+            for family in families(scrape)
+            for sample in family.samples
+        }
+        for key in (
+            ("reconcile_last_success_timestamp_seconds", ()),
+            *(("reconcile_runs_total", (result,)) for result in ("done", "incomplete", "failed")),
+            *(("reaped_total", (kind, "left")) for kind in RESOURCE_KINDS),
+            *(("reaped_total", (kind, "removed")) for kind in RESOURCE_KINDS),
+            *(("reaped_total", (kind, "kept")) for kind in RESOURCE_KINDS),
+            *(("leaked_total", (kind,)) for kind in RESOURCE_KINDS),
+            *(("objects_created_total", (kind,)) for kind in RESOURCE_KINDS),
+        ):
+            self.assertEqual(samples[key], 0.0, key)

@@ -20,7 +20,13 @@ from prometheus_client.registry import Collector
 
 from docker_tracker.control.probe import Seen
 from docker_tracker.counts import BUCKETS, Counts, Durations
+from docker_tracker.engine.catalogue import RESOURCE_KINDS
 from docker_tracker.records import Relation, Resource
+
+# A counter that begins at its first event has no increase then, so what alerts are made of is there from the start.
+_KINDS: Final = dict.fromkeys(RESOURCE_KINDS, 0)
+_REAPED: Final = {(kind, outcome): 0 for kind in RESOURCE_KINDS for outcome in ("removed", "kept", "left")}
+_RUNS: Final = dict.fromkeys(("done", "incomplete", "failed"), 0)
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _PREFIX: Final = "docker_tracker_"
@@ -64,7 +70,10 @@ class _Once(Collector):
 
 
 def families(scrape: Scrape) -> Iterator[Metric]:
-    """Yield all families of metrics; each is there from the start, though some have no samples yet."""
+    """Yield all families of metrics; each is there from the start, though some have no samples yet.
+
+    Of what is counted for jobs and the reconciler every sample is there.
+    """
     counts = scrape.counts
     info = InfoMetricFamily(f"{_PREFIX}build", "Which daemon this is.")
     info.add_metric((), {"version": scrape.version})
@@ -89,18 +98,23 @@ def families(scrape: Scrape) -> Iterator[Metric]:
     if scrape.resources is not None:
         made = Counter(each.kind for each in scrape.resources if each.relation is Relation.MADE)
         yield _gauges("tracked_objects", "Resources that jobs made and that exist.", "kind", made)
-    yield _counters("objects_created_total", "Resources that jobs made.", ("kind",), _single(counts.created))
-    yield _counters("reaped_total", "Resources that reaps came upon.", ("kind", "result"), counts.reaped)
     yield _counters(
-        "leaked_total", "Resources that were still there when their job ended.", ("kind",), _single(counts.leaked)
+        "objects_created_total", "Resources that jobs made.", ("kind",), _single({**_KINDS, **counts.created})
     )
-    yield _counters("reconcile_runs_total", "Runs of the reconciler.", ("result",), _single(counts.reconciles))
-    last = GaugeMetricFamily(
-        f"{_PREFIX}reconcile_last_success_timestamp_seconds", "When one left nothing to mend, since the epoch."
+    yield _counters("reaped_total", "Resources that reaps came upon.", ("kind", "result"), {**_REAPED, **counts.reaped})
+    yield _counters(
+        "leaked_total",
+        "Resources that were still there when their job ended.",
+        ("kind",),
+        _single({**_KINDS, **counts.leaked}),
     )
-    if counts.reconciled is not None:
-        last.add_metric((), counts.reconciled)
-    yield last
+    runs = _single({**_RUNS, **counts.reconciles})
+    yield _counters("reconcile_runs_total", "Runs of the reconciler.", ("result",), runs)
+    yield _gauge(
+        "reconcile_last_success_timestamp_seconds",
+        "When one left nothing to mend, since the epoch; 0: none did yet.",
+        counts.reconciled or 0.0,
+    )
     yield _counters("denied_total", "Exchanges that were refused, by who refused.", ("reason",), _single(counts.denied))
     yield _counters("mutations_total", "Requests that were changed.", ("kind",), _single(counts.mutations))
     yield _durations(
