@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -58,7 +59,8 @@ def makeService(options: usage.Options) -> IService:
         finish_check(settings)
     for warning in settings.warnings:
         log.warn("{text}", text=warning)
-    return _Started(daemon, in_front, twistd.get("pidfile") or "")
+    logs_to_file = log_file != "-" or bool(twistd.get("syslog"))
+    return _Started(daemon, in_front, logs_to_file, twistd.get("pidfile") or "")
 
 
 def go_by_steady_clock(reactor: Any) -> None:
@@ -75,12 +77,13 @@ class _Started(Service):
     """Starts and stops the daemon; says in one line why it cannot start, where twistd would print a traceback.
 
     :param in_front: Whether twistd has not forked. If it has, its parent waits for an exception, and prints it.
+    :param logs_to_file: Or to syslog: whoever looks there has to find it, too.
     :param pid_file: What twistd has written its number to, or the empty string; it removes it after an exception only.
     """
 
-    def __init__(self, daemon: Daemon, in_front: bool, pid_file: str) -> None:
+    def __init__(self, daemon: Daemon, in_front: bool, logs_to_file: bool, pid_file: str) -> None:
         self._daemon = daemon
-        self._in_front, self._pid_file = in_front, pid_file
+        self._in_front, self._logs_to_file, self._pid_file = in_front, logs_to_file, pid_file
 
     def privilegedStartService(self) -> None:
         """Bind sockets."""
@@ -102,6 +105,9 @@ class _Started(Service):
         except TrackerError as error:
             if self._in_front:
                 self._remove_pid_file()
+                if self._logs_to_file:
+                    log.critical("{error}", error=str(error))
+                sys.stderr = sys.__stderr__  # twistd has put its log in the place
                 leave(error)
             raise
 

@@ -7,12 +7,14 @@ import os
 import resource
 import signal
 import socket
+import sys
 import time
 from typing import Any, cast
 from unittest.mock import patch
 
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
@@ -429,6 +431,7 @@ class TapTests(DaemonTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.patch(reactor, "seconds", reactor.seconds)
+        self.patch(sys, "stderr", sys.stderr)  # a start that fails gives it back to who had it
 
     def test_steady_clock(self) -> None:
         """What waits goes by a clock that nobody sets, which begins with the time that it is."""
@@ -517,3 +520,17 @@ class TapTests(DaemonTestCase):
             service = tap.makeService(options)
             self.assertIn("taken", str(self.assertRaises(expected, service.privilegedStartService)))
             self.assertIn("taken", str(self.assertRaises(expected, service.startService)))
+
+    def test_said_where_it_is_looked_for(self) -> None:
+        """In front it is said on standard error, where twistd has put its log; and in the log, if that is a file."""
+        taken = self.directory / "taken"
+        taken.write_text("precious")
+        for logfile, logged in (("-", 0), (str(self.directory / "log"), 1)):
+            sys.stderr = io.StringIO()
+            service = tap.makeService(
+                self.options("--interceptors=none", f"--listen={taken}", logfile=logfile, pidfile="")
+            )
+            with capturedLogs() as events:
+                self.assertRaises(SystemExit, service.privilegedStartService)
+            self.assertIs(sys.stderr, sys.__stderr__)
+            self.assertEqual(["taken" in event.get("error", "") for event in events], [True] * logged)
