@@ -650,6 +650,8 @@ def play(
     """
     stage = _Stage(tuple(interceptors), bool(answers), daemon or FakeDaemon(), peer)
     stage.client.receiver.data(memoryview(bytearray(asked)))
+    if stage.watch.exchange is None:
+        raise AssertionError("nothing has begun; is the request whole?")
     stage.wait(lambda: stage.engine is not None)
     for answer in answers:
         stage.from_engine(answer)
@@ -661,7 +663,7 @@ def play(
         if side is not None and not stage.watch.outcomes:
             side.input_ended = True
             side.receiver.ended()
-    if stage.watch.exchange is None or not stage.watch.outcomes:
+    if not stage.watch.outcomes:
         raise AssertionError("the exchange has no end; is the request whole?")
     to_engine = b"" if stage.engine is None else bytes(stage.engine.sent)
     return Played(to_engine, bytes(stage.client.sent), stage.watch.exchange, stage.watch.outcomes[0])
