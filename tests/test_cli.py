@@ -25,7 +25,9 @@ from docker_tracker.cli import jobs as job_commands
 from docker_tracker.cli.app import tracker
 from docker_tracker.cli.client import Client, NoDaemon
 from docker_tracker.cli.environment import job_environment, script
+from docker_tracker.cli.interrupts import end_at_once
 from docker_tracker.cli.place import find_control
+from docker_tracker.cli.process import interruptible
 from docker_tracker.cli.shared import complete_jobs
 from docker_tracker.cli.text import ago, clean, short, table
 from docker_tracker.cli.values import Duration, Pair
@@ -40,6 +42,19 @@ WEB = Resource(kind="container", identifier="ab" * 32, name="web", created=time.
 CACHE = Resource(kind="volume", identifier="cache", name="cache", created=time.time() - 7200)
 REMOVED = ReapItem(kind="container", identifier="ab" * 32, name="web")
 LEFT = ReapItem(kind="volume", identifier="cache", name="cache", outcome="left", reason="in use by another job")
+#: Interrupts ``docker-tracker ps`` when a module is looked for.
+INTERRUPTED = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == module:
+            os.kill(os.getpid(), signal.SIGINT)
+module = sys.argv[1]
+sys.argv[1:] = ["ps"]
+sys.meta_path.insert(0, Finder())
+from docker_tracker.cli.main import main
+main()
+"""
 
 
 class CommandCase(SynchronousTestCase):
@@ -236,6 +251,18 @@ class JobTests(CommandCase):
         _, said = process.communicate(timeout=30)
         self.assertEqual((process.returncode, said), (1, "docker-tracker: the job a has ended\n"))
 
+    def test_interrupted(self) -> None:
+        """Ctrl-C ends what waits or holds, with a status that says so, and without a word."""
+        self.jobs.make("a")
+        self.jobs.gate = Deferred()
+        held, ended = self.process("job", "lease", "a"), self.process("job", "end", "--wait", "a")
+        assert held.stdout is not None
+        held.stdout.readline()
+        self.wait_for(lambda: "end" in [asked[0] for asked in self.jobs.asked])
+        for process in (held, ended):
+            process.send_signal(signal.SIGINT)
+            self.assertEqual((process.communicate(timeout=30), process.returncode), (("", ""), 130))
+
     def test_lease_without_daemon(self) -> None:
         """A daemon that does not come back is waited for as long as was said."""
         self.patch(job_commands, "_RETRY_SECONDS", 0.01)
@@ -374,6 +401,52 @@ class CleaningTests(CommandCase):
 class ErrorTests(CommandCase):
     """What goes wrong, how it looks, and how the command ends."""
 
+    def test_full(self) -> None:
+        """Output that cannot be written is one sentence; if nobody reads it, none."""
+        self.jobs.happen("reconciled")
+        reader, writer = os.pipe()
+        os.close(reader)
+        self.addCleanup(os.close, writer)
+        for words in (["events"], ["completion", "bash"], ["--help"], ["--version"]):
+            with open("/dev/full", "w") as full:
+                process = self.process(*words, stdout=full)
+            said = "docker-tracker: the output cannot be written: No space left on device\n"
+            self.assertEqual((process.communicate(timeout=30)[1], process.returncode), (said, 1), words)
+            process = self.process(*words, stdout=writer)
+            self.assertEqual((process.communicate(timeout=30)[1], process.returncode), ("", 1), words)
+
+    def test_full_errors(self) -> None:
+        """Errors that cannot be written change no exit status."""
+        with open("/dev/full", "w") as full:
+            for words, control in ((["ps"], "/nonexistent/s"), (["events"], str(self.it.path))):
+                self.jobs.happen("reconciled")
+                process = self.process(*words, stdout=full, stderr=full, env={"DOCKER_TRACKER_CONTROL": control})
+                self.assertEqual(process.wait(30), 1)
+
+    def test_interrupted_at_once(self) -> None:
+        """Ctrl-C while modules are imported ends the command without a traceback."""
+        for module in ("click", "docker_tracker.cli.views"):
+            line = [sys.executable, "-c", INTERRUPTED, module]
+            done = subprocess.run(line, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
+            self.assertEqual((done.returncode, done.stdout, done.stderr), (130, "", ""), module)
+
+    def test_interrupts(self) -> None:
+        """Ctrl-C is an exception only while there is something to clean up, and nothing at all if it is ignored."""
+        before = signal.getsignal(signal.SIGINT)
+        self.addCleanup(signal.signal, signal.SIGINT, before)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        end_at_once()
+        with interruptible():
+            self.assertIs(signal.getsignal(signal.SIGINT), signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        end_at_once()
+        with interruptible():
+            self.assertIs(signal.getsignal(signal.SIGINT), signal.default_int_handler)
+        ended: list[int] = []
+        self.patch(os, "_exit", ended.append)
+        signal.raise_signal(signal.SIGINT)
+        self.assertEqual(ended, [130])
+
     def test_no_daemon(self) -> None:
         """Without a daemon each command says so, with status 1."""
         self.environment["DOCKER_TRACKER_CONTROL"] = "unix:///nonexistent/control.sock"
@@ -429,13 +502,18 @@ class ErrorTests(CommandCase):
 
     def test_missing_extra(self) -> None:
         """Without the libraries of the extra the command says what to install."""
-        code = (
-            "import sys; sys.modules['click'] = None; sys.argv = ['docker-tracker', 'ps']\n"
-            "from docker_tracker.cli.main import main; main()"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
-        self.assertEqual(done.returncode, 1)
-        self.assertIn("pip install 'docker-tracker[cli]'", done.stderr)
+        code = "import sys; sys.modules['click'] = None; from docker_tracker.cli.main import main; main()"
+        for words, status in (
+            ([], 1),
+            (["ps", "run"], 1),
+            (["run", "--", "true"], 125),
+            (["--control", "x", "run"], 125),
+            (["--control=x", "run"], 125),
+        ):
+            line = [sys.executable, "-c", code, *words]
+            done = subprocess.run(line, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
+            self.assertEqual(done.returncode, status, words)
+            self.assertIn("pip install 'docker-tracker[cli]'", done.stderr)
 
     def test_completion(self) -> None:
         """Each shell gets a script; words and names of jobs are completed; without a daemon nothing is."""

@@ -168,6 +168,17 @@ class RunTests(Case):
         self.assertEqual(result.exit_code, 125)
         self.assertIn("the report cannot be written to /nowhere/report: No such file", result.output)
 
+    def test_full_errors(self) -> None:
+        """The command has our standard error, and its status is ours, also if nothing can be written there."""
+        with self.serve() as it, open("/dev/full", "w") as full:
+            it.jobs.left = (CONTAINER,)
+            line = [sys.executable, "-m", "docker_tracker.cli.main", "run", "--", "sh", "-c", "readlink /proc/$$/fd/2"]
+            environ = {**os.environ, **self.environ}
+            done = subprocess.run(
+                line, env=environ, stdout=subprocess.PIPE, stderr=full, text=True, timeout=60, check=False
+            )
+            self.assertEqual((done.stdout, done.returncode), ("/dev/full\n", 0))
+
     def test_full_disk(self) -> None:
         """A report that cannot be written at the end is told."""
         with self.serve():
@@ -190,6 +201,12 @@ class RunTests(Case):
             self.assertEqual(result.exit_code, 130)
             self.assertIn("what job mine left is removed in the background", result.output)
             self.assertEqual(self.shell("exit 4").exit_code, 4)
+
+    def test_interrupted_before(self) -> None:
+        """Whoever does not wait until the command is run has the status of that."""
+        with self.serve() as it, mock.patch.object(run, "_supervise", side_effect=KeyboardInterrupt):
+            self.assertEqual((self.shell("echo run").exit_code, it.jobs.asked[-1][0]), (130, "start"))
+        self.assertFalse(self.out.exists())
 
     def test_daemon_restarts(self) -> None:
         """The end is asked for until the daemon is back."""

@@ -2,37 +2,56 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from typing import Final
 
-_STREAMS: Final = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
+from docker_tracker.cli.interrupts import end_at_once
+
+_RUN_FAILED = 125  # before its command was run: all else is the command's
 
 
 def main() -> None:
     """Run the command; ends the process."""
-    _fill_streams()
+    end_at_once()
+    import errno
+
+    from docker_tracker.cli.process import fill_streams, silence
+
+    fill_streams()
     try:
         from docker_tracker.cli.app import tracker
     except ModuleNotFoundError as error:
         if error.name not in ("click", "rich"):
             raise
-        sys.stderr.write(
-            f"docker-tracker: the client command needs {error.name}, which is not installed:"
-            " pip install 'docker-tracker[cli]'\n"
-        )
+        _say(f"the client command needs {error.name}, which is not installed: pip install 'docker-tracker[cli]'")
+        sys.exit(_RUN_FAILED if _is_run(sys.argv[1:]) else 1)
+    try:
+        tracker(prog_name="docker-tracker")
+    except OSError as error:
+        if error.errno != errno.EPIPE:  # nobody reads, and whoever did knows that
+            what = "the output cannot be written" if error.filename is None else str(error.filename)
+            _say(f"{what}: {error.strerror or error}")
+        silence(sys.stdout)
         sys.exit(1)
-    tracker(prog_name="docker-tracker")
 
 
-def _fill_streams() -> None:
-    """Have something stand for standard streams that are closed, else the next file that is opened would.
+def _is_run(words: list[str]) -> bool:
+    """Say whether the command is ``run``, where there is nobody to read the options before it."""
+    rest = iter(words)
+    for word in rest:
+        if word == "--control":
+            next(rest, "")
+        elif not word.startswith("-"):
+            return word == "run"
+    return False
 
-    A child finds them closed: nothing that Python opens is handed on.
-    """
-    for name, mode in _STREAMS:
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  # until we end
+
+def _say(text: str) -> None:
+    from docker_tracker.cli.process import silence
+
+    try:
+        sys.stderr.write(f"docker-tracker: {text}\n")
+    except OSError:
+        silence(sys.stderr)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import secrets
 import shlex
 import socket
 import struct
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,17 +19,17 @@ import click
 from docker_tracker.cli import private
 from docker_tracker.cli.client import Client, ClientError, NoDaemon, target
 from docker_tracker.cli.environment import job_environment
+from docker_tracker.cli.interrupts import INTERRUPTED
 from docker_tracker.cli.run_child import CannotRun, Signals
 from docker_tracker.cli.run_child import run as run_child
 from docker_tracker.cli.run_lease import Lease
 from docker_tracker.cli.run_report import items_of, kept_text, leaks, text
-from docker_tracker.cli.shared import Place, complain, pass_place
+from docker_tracker.cli.shared import Command, Place, complain, pass_place, say
 from docker_tracker.cli.values import Duration, Pair
 from docker_tracker.cli.waiting import waiting
 from docker_tracker.errors import ConfigurationError, TrackerError
 
 FAILED: Final = 125
-_INTERRUPTED: Final = 130
 _LEASE_SECONDS: Final = 30.0  # that the daemon may be away, or we may be stopped
 _RETRY_SECONDS: Final = 1.0
 _PROC: Final = Path("/proc")
@@ -58,7 +57,7 @@ class Wish:
     private: bool = False
 
 
-@click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
+@click.command(cls=Command, context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
 @click.option("--job", "name", metavar="NAME", help="The job's name.  [default: run- and 8 digits]")
 @click.option("-l", "--label", "labels", type=Pair(), multiple=True, help="A label NAME=VALUE on all that it makes.")
 @click.option("--cgroup-parent", metavar="VALUE", help="The cgroup of its containers, as for the daemon.")
@@ -94,7 +93,8 @@ def run_command(
     """Run COMMAND as a job of its own, with DOCKER_HOST set, and remove what it has left when it ends.
 
     Without a daemon it is done by a private tracker, which goes on if this command is killed. The exit status is
-    COMMAND's: 128+N if signal N ended it, 126 or 127 if it cannot be run, 125 if the tracker failed.
+    COMMAND's: 128+N if signal N ended it, 126 or 127 if it cannot be run, 125 if the tracker failed, 2 if the options
+    are wrong.
     """
     request = {
         "labels": dict(labels),
@@ -133,7 +133,7 @@ def run(wish: Wish, place: Place, environ: Mapping[str, str]) -> int:
         return _finish(wish, client, made, status, started, file)
     except KeyboardInterrupt:
         complain(f"what job {wish.name} left is removed in the background")
-        return status or _INTERRUPTED
+        return status or INTERRUPTED
     except TrackerError as error:
         complain(error)
         return status or (FAILED if wish.fail_on_leak else 0)
@@ -239,7 +239,7 @@ def _finish(
     else:
         job = _end(client, made, status, wish)
         said, leaked = text(job, command_line), leaks(items_of(job))
-    sys.stderr.write(said)
+    say(said)
     if file is not None:
         _write(file, {"status": status, "leaked": len(leaked), "job": job})
     return 1 if status == 0 and wish.fail_on_leak and leaked else status

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -11,7 +12,9 @@ import attrs
 import click
 
 from docker_tracker.cli.client import ApiError, Client, target
+from docker_tracker.cli.interrupts import INTERRUPTED
 from docker_tracker.cli.place import find_control
+from docker_tracker.cli.process import interruptible
 from docker_tracker.cli.text import clean, table
 from docker_tracker.cli.values import Pair
 from docker_tracker.errors import ConfigurationError, TrackerError
@@ -53,20 +56,31 @@ pass_place = click.make_pass_decorator(Place, ensure=True)
 
 
 class Command(click.Command):
-    """A command whose errors are one sentence each, with exit status 1."""
+    """A command whose errors are one sentence each, with exit status 1; 130 if it is interrupted."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run it."""
         try:
-            return super().invoke(ctx)
+            with interruptible():
+                return super().invoke(ctx)
         except TrackerError as error:
             complain(error)
             ctx.exit(1)
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
 
 
 def complain(error: TrackerError | str) -> None:
     """Say on standard error what is wrong."""
-    click.echo(f"docker-tracker: {clean(error)}", err=True)
+    say(f"docker-tracker: {clean(error)}\n")
+
+
+def say(text: str) -> None:
+    """Write to standard error; if that cannot be done, what is done and the exit status are the same."""
+    try:
+        click.echo(text, nl=False, err=True)
+    except OSError:  # the descriptor stays as it is, for a child
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # until we end
 
 
 def for_each(names: Sequence[str], action: Callable[[str], bool]) -> None:

@@ -105,11 +105,8 @@ def _told(each: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 @pass_place
 def events(place: Place, since: int, follow: bool, shape: str) -> None:
     """Show what happened, oldest first. The number of the last one can be given to --since."""
-    try:
-        for line in place.client().stream(target("events", since=since, follow=follow)):
-            click.echo(line if shape == "json" else _event(json.loads(line)))
-    except KeyboardInterrupt:
-        raise click.exceptions.Exit(130) from None
+    for line in place.client().stream(target("events", since=since, follow=follow)):
+        click.echo(line if shape == "json" else _event(json.loads(line)))
 
 
 def _event(event: Mapping[str, Any]) -> str:
