@@ -132,10 +132,14 @@ class RunTests(Case):
     def test_cannot_run(self) -> None:
         """A command that is not there ends the job, kept or not."""
         with self.serve() as it:
-            for options in ((), ("--keep",)):
-                result = self.call(*options, "--", "/nowhere")
+            for options, path, shown in (
+                ((), "/nowhere", "/nowhere"),
+                (("--keep",), "/nowhere", "/nowhere"),
+                ((), "", "''"),
+            ):
+                result = self.call(*options, "--", path)
                 self.assertEqual(result.exit_code, 127)
-                self.assertIn("cannot run /nowhere: No such file", result.output)
+                self.assertIn(f"cannot run {shown}: No such file", result.output)
                 self.assertEqual(it.jobs.asked[-1][0], "end")
 
     def test_keep(self) -> None:

@@ -69,12 +69,14 @@ def run(command: Sequence[str], environment: dict[str, str], signals: Signals) -
     :raises CannotRun: it is not there, or no program.
     """
     try:
+        if not command[0]:  # which Python refuses by itself, with another error
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         child = os.posix_spawnp(
             command[0], list(command), environment, setsigmask=signals.before, setsigdef=[*_RESET, signal.SIGCHLD]
         )
     except OSError as error:
         status = NOT_FOUND if error.errno == errno.ENOENT else NOT_EXECUTABLE
-        raise CannotRun(status, f"cannot run {command[0]}: {os.strerror(error.errno or 0)}") from error
+        raise CannotRun(status, f"cannot run {command[0] or repr('')}: {os.strerror(error.errno or 0)}") from error
     stopped = goes_on = False
     while True:
         # Looked for first, as one SIGCHLD may stand for several changes.
