@@ -329,6 +329,40 @@ class TrackerTests(Case):
         self.assertEqual(result.exit_code, 125)
         self.assertRaises(ConfigurationError, private.places, {**self.environ, "DOCKER_HOST": "ssh://nowhere"})
 
+    def refused(self, said: str, **environ: str) -> None:
+        """The command is not run, no tracker is started, and one whole sentence says why."""
+        with self.started(self.directory / "control.sock") as start:
+            result = self.call("--private", "true", **environ)
+        self.assertEqual((result.exit_code, result.output.count("\n")), (125, 1), result.output)
+        self.assertIn(said, result.output)
+        start.assert_not_called()
+
+    def test_bad_directories(self) -> None:
+        """Directories that its tracker would refuse are refused before there is one, with nothing made in them."""
+        here = Path.cwd()
+        self.addCleanup(os.chdir, here)
+        os.chdir(self.directory)
+        for name in ("DOCKER_TRACKER_STATE_DIR", "DOCKER_TRACKER_RUN_DIR"):
+            self.refused(f"{name}: 'relative' is not an absolute path of a directory\n", **{name: "relative"})
+        self.refused("is too long: the path ", DOCKER_TRACKER_RUN_DIR=f"/{'x' * 80}")
+        shared = self.directory / "shared"
+        shared.mkdir()
+        shared.chmod(0o777)
+        self.refused(f"run: chmod go-w {shared}\n", DOCKER_TRACKER_STATE_DIR=str(shared / "state"))
+        self.assertEqual(([*shared.iterdir()], (self.directory / "relative").exists()), ([], False))
+
+    def test_hidden_directory(self) -> None:
+        """A state directory that is another user's is told in a sentence."""
+        is_dir = Path.is_dir
+
+        def hidden(path: Path) -> bool:
+            if path.name == "private":
+                raise PermissionError(13, "Permission denied", str(path))
+            return is_dir(path)
+
+        with mock.patch.object(Path, "is_dir", hidden):
+            self.refused(f"{self.directory}/state/private: cannot be used: Permission denied\n")
+
     def test_no_engine(self) -> None:
         """Without an engine that can be reached no private tracker is started: it could never do its work."""
         nobody = socket.create_server(("127.0.0.1", 0))
