@@ -206,6 +206,16 @@ class JobTests(CommandCase):
             self.assertIn("set -e DOCKER_CONTEXT;" if shell == "fish" else "unsetenv DOCKER_CONTEXT;", found)
         self.assertIn("export ", self.out("job", "env", "a", "--shell", "sh"))
 
+    def test_env_of_none(self) -> None:
+        """A job that has no socket, or none any more, is an error, and nothing is printed that a shell would take."""
+        self.jobs.make("a", state=JobState.GONE, reason="enough")
+        result = self.says("the job a has ended (enough): nobody listens at its socket", "job", "env", "a")
+        self.assertEqual(result.stdout, "")
+        self.jobs.make("default")
+        self.jobs.change("default", socket="")
+        result = self.says("the job default has no unix socket: set DOCKER_HOST yourself", "job", "env", "default")
+        self.assertEqual(result.stdout, "")
+
     def test_end(self) -> None:
         """Each job that was ended is named; one that fails does not keep the next from it."""
         self.jobs.make("a")

@@ -31,6 +31,7 @@ from docker_tracker.cli.text import ago, short
 from docker_tracker.cli.values import Duration, Pair, beginning, label, pattern
 from docker_tracker.cli.values import select as chosen
 from docker_tracker.cli.waiting import waiting
+from docker_tracker.errors import RefusedError
 
 _RETRY_SECONDS: Final = 1.0
 
@@ -167,6 +168,12 @@ def env(place: Place, job: str, shell: str | None) -> None:
     """Print what a shell evaluates to use a job: eval "$(docker-tracker job env JOB)"."""
     client = place.client()
     found = resolved(client, job)
+    if found["state"] != "open":
+        raise RefusedError(f"the job {found['name']} has ended ({found['reason']}): nobody listens at its socket")
+    if "DOCKER_HOST" not in found["env"]:
+        raise RefusedError(
+            f"the job {found['name']} has no unix socket: set DOCKER_HOST yourself to where the daemon listens"
+        )
     engine = client.call("GET", "/version")["engine"]
     name = Path(os.environ.get("SHELL", "sh")).name
     shell = shell or ("fish" if name == "fish" else "csh" if name in ("csh", "tcsh") else "sh")
