@@ -22,8 +22,9 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from docker_tracker.cli import jobs as job_commands
+from docker_tracker.cli import waiting as waiting_module
 from docker_tracker.cli.app import tracker
-from docker_tracker.cli.client import Client, NoDaemon
+from docker_tracker.cli.client import ApiError, Client, NoDaemon
 from docker_tracker.cli.environment import job_environment, script
 from docker_tracker.cli.interrupts import end_at_once
 from docker_tracker.cli.place import find_control
@@ -406,6 +407,42 @@ class CleaningTests(CommandCase):
 
         with waiting(Deaf("/nonexistent/s"), "a", "title", terminal=True):
             self.assertTrue(asked.wait(30))
+
+    def test_still_waiting(self) -> None:
+        """Without a terminal a line tells what is waited for, and another one when that is something else."""
+        away, silent = "the engine does not answer", "the engine is silent"
+        looks = [
+            ("draining", ""),
+            ("reaping", away),
+            ("reaping", away),
+            (None, ""),  # the daemon does not answer
+            ("reaping", away),
+            ("reaping", silent),
+            ("reaping", ""),
+        ]
+        over, said = threading.Event(), list[str]()
+
+        class Scripted(Client):
+            state, problem = "", ""
+
+            def call(self, method: str, path: str, *words: Any, **more: Any) -> Any:
+                if path == "/jobs":
+                    if not looks:
+                        over.set()
+                    state, self.problem = looks.pop(0) if looks else (None, "")
+                    if state is None:
+                        raise NoDaemon("nobody is there")
+                    return [{"id": "a", "state": state}]
+                if path == "/ready" and self.problem:
+                    raise ApiError(503, self.problem)
+                return [] if path == "/ready" else [{"relation": "made", "kind": "volume", "job_id": "a"}]
+
+        self.patch(waiting_module, "_PATIENCE", 0.0)
+        self.patch(waiting_module, "complain", said.append)
+        with waiting(Scripted("/nonexistent/s"), "a", "ending a", terminal=False):
+            self.assertTrue(over.wait(30))
+        told = ("; its clients have yet to go", f"; {away}", f"; {silent}", "")
+        self.assertEqual(said, [f"still ending a: 1 left{each}" for each in told])
 
 
 class ErrorTests(CommandCase):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -190,18 +191,60 @@ class ControlTests(SynchronousTestCase):
 class AwayTests(SynchronousTestCase):
     """A daemon whose engine is not there."""
 
+    def start(self, *options: str) -> Client:
+        """Start one."""
+        daemon = Daemon("--engine=unix:///nonexistent/docker.sock", *options)
+        self.addCleanup(daemon.discard)
+        daemon.start()
+        client = Client(daemon.control_path)
+
+        def healthy() -> bool:
+            try:
+                return bool(client.call("GET", "/health"))
+            except NoDaemon:
+                return False
+
+        daemon.wait_for(healthy)
+        return client
+
+    def process(self, client: Client, *words: str) -> subprocess.Popen[str]:
+        """Start the client command."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "docker_tracker.cli.main", "--control", client.path, *words],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.addCleanup(process.communicate)
+        self.addCleanup(process.kill)
+        return process
+
     def test_not_ready(self) -> None:
         """It is healthy, not ready, and says why."""
-        with Daemon("--engine=unix:///nonexistent/docker.sock") as daemon:
-            client = Client(daemon.directory / "run/control.sock")
+        client = self.start()
+        error = self.assertRaises(ApiError, client.call, "GET", "/ready")
+        self.assertEqual((error.status, "/nonexistent/docker.sock" in error.message), (503, True))
+        self.assertIn("docker_tracker_upstream_up 0.0", client.call("GET", "/metrics"))
 
-            def healthy() -> bool:
-                try:
-                    return bool(client.call("GET", "/health"))
-                except NoDaemon:
-                    return False
+    def test_waiting(self) -> None:
+        """Who waits for what needs the engine is told so; whoever does not wait any more has a status that says so."""
+        client = self.start()
+        why = "0 left; the engine at unix:///nonexistent/docker.sock does not answer: No such file or directory"
+        background = "docker-tracker: what job mine left is removed in the background\n"
+        for words, what, last in (
+            (["run", "--job=mine", "--", "true"], "removing what job mine left", background),
+            (["reap", "default"], "reaping default", ""),
+        ):
+            process = self.process(client, *words)
+            assert process.stderr is not None
+            self.assertEqual(process.stderr.readline(), f"docker-tracker: still {what}: {why}\n")
+            process.send_signal(signal.SIGINT)
+            self.assertEqual((process.communicate(timeout=30), process.returncode), (("", last), 130))
 
-            daemon.wait_for(healthy)
-            error = self.assertRaises(ApiError, client.call, "GET", "/ready")
-            self.assertEqual((error.status, "/nonexistent/docker.sock" in error.message), (503, True))
-            self.assertIn("docker_tracker_upstream_up 0.0", client.call("GET", "/metrics"))
+    def test_no_unix_socket(self) -> None:
+        """The job of a daemon that listens on TCP alone has no environment to give."""
+        process = self.process(self.start("--listen=tcp://127.0.0.1:0"), "job", "env", "default")
+        printed, said = process.communicate(timeout=30)
+        self.assertEqual((printed, process.returncode), ("", 1))
+        self.assertIn("the job default has no unix socket", said)
