@@ -8,6 +8,7 @@ import pty
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -31,7 +32,7 @@ from docker_tracker.cli.place import find_control
 from docker_tracker.cli.process import interruptible
 from docker_tracker.cli.shared import complete_jobs
 from docker_tracker.cli.text import ago, clean, short, table
-from docker_tracker.cli.values import Duration, Pair
+from docker_tracker.cli.values import Duration, Number, Pair, Word
 from docker_tracker.cli.waiting import waiting
 from docker_tracker.errors import ConfigurationError, RefusedError
 from docker_tracker.job import Ends, JobState, Keep, Process, ReapItem, ReapReport
@@ -137,6 +138,10 @@ class JobTests(CommandCase):
 
     def test_start_badly(self) -> None:
         """What is wrong in itself is a usage error; what the daemon refuses is one sentence."""
+        for option in ("--ttl", "--idle", "--lease"):
+            self.says("'0.5' is too short: it must be at least 1 s", "job", "start", "a", option, "0.5", status=2)
+        self.says("'abc' is not a number from 1 up", "job", "start", "a", "--pid", "abc", status=2)
+        self.says("'a' is not NAME=VALUE", "job", "start", "a", "--label", "a", status=2)
         for words in (["--ttl", "soon"], ["--label", "a"], ["--label", "=a"], ["--pid", "0"], ["--bogus"], []):
             self.assertEqual(self.invoke("job", "start", *(["a"] if words else []), *words).exit_code, 2, words)
         self.says("is not a job's name", "job", "start", "../x")
@@ -318,6 +323,9 @@ class ViewTests(CommandCase):
         self.assertEqual(len(self.out("why", "web", "--format", "json").splitlines()), 2)
         self.jobs.meanings = []
         self.says("nothing is known of web", "why", "web")
+        self.says("Invalid value for 'RESOURCE': it is empty", "why", "", status=2)
+        self.says("it is empty", "reap", "a", "", status=2)
+        self.says("it is empty", "job", "env", "", status=2)
 
     def test_events(self) -> None:
         """Events are lines; as JSON they are what the daemon sent."""
@@ -448,6 +456,32 @@ class CleaningTests(CommandCase):
 class ErrorTests(CommandCase):
     """What goes wrong, how it looks, and how the command ends."""
 
+    def test_not_control(self) -> None:
+        """An engine's socket, or one that leads there, is not taken for a control socket."""
+        known = b"HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Length: 2\r\n\r\n{}"
+        missing = b'HTTP/1.1 404 Not Found\r\nContent-Length: 29\r\n\r\n{"message":"page not found"}\n'
+        path = self.it.path.with_name("docker.sock")
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(str(path))
+            sock.listen()
+
+            def serve(answer: bytes) -> None:
+                connection, _ = sock.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(answer)
+
+            for words, answer in ((["job", "ls"], missing), (["events"], known), (["job", "env", "a"], missing)):
+                thread = threading.Thread(target=serve, args=(answer,))
+                thread.start()
+                self.says(f"{path} is not a control socket", "--control", str(path), *words)
+                thread.join()
+
+    def test_long_path(self) -> None:
+        """Where no socket can be, because of the length of its path, there is none."""
+        self.environment |= {"DOCKER_TRACKER_CONTROL": None, "DOCKER_TRACKER_RUN_DIR": f"/{'x' * 100}"}
+        self.says("the path has 114 bytes, and a socket's at most 107", "ps")
+
     def test_full(self) -> None:
         """Output that cannot be written is one sentence; if nobody reads it, none."""
         self.jobs.happen("reconciled")
@@ -506,7 +540,9 @@ class ErrorTests(CommandCase):
         self.out("--control", str(self.it.path), "job", "ls")
         self.out("--control", f"unix:{self.it.path}:mode=660", "job", "ls")
         self.says("must be a unix socket", "--control", "tcp://h:1", "ps", status=2)
-        self.says("is not an address", "--control", "x", "ps", status=2)
+        self.says("must be a unix socket: unix:///path", "--control", "x", "ps", status=2)
+        self.says("'none' is for the daemon", "--control", "none", "ps", status=2)
+        self.says("names no absolute path", "--control", "unix:x", "ps", status=2)
 
     def test_usage(self) -> None:
         """What is no command, or has no job, is a usage error; help is none."""
@@ -715,6 +751,10 @@ class ValueTests(SynchronousTestCase):
             self.assertEqual(convert(text), seconds)
         self.assertEqual(convert(7.0), 7.0)
         self.assertEqual(Pair().convert(("a", "b"), None, None), ("a", "b"))
+        self.assertEqual((Number(0).convert(7, None, None), Number(0).convert("0", None, None)), (7, 0))
+        self.assertEqual(Word().convert("a", None, None), "a")
+        for number in ("-1", "", "1.5", "٣", "9" * 19):
+            self.assertRaises(click.BadParameter, Number(0).convert, number, None, None)
         for text in ("", "x", "1x", "-1", "1 h", "h", "1h x"):
             self.assertRaises(click.BadParameter, convert, text)
 

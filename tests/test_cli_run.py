@@ -172,6 +172,15 @@ class RunTests(Case):
         self.assertEqual(result.exit_code, 125)
         self.assertIn("the report cannot be written to /nowhere/report: No such file", result.output)
 
+        for arguments, said in (
+            (("--job=", "true"), "Invalid value for '--job': it is empty"),
+            (("--label=x", "true"), "'x' is not NAME=VALUE"),
+            (("--report=-", "true"), "standard output is COMMAND's: name a file"),
+        ):
+            result = self.call(*arguments)
+            self.assertEqual(result.exit_code, 2)
+            self.assertIn(said, result.output)
+
     def test_full_errors(self) -> None:
         """The command has our standard error, and its status is ours, also if nothing can be written there."""
         with self.serve() as it, open("/dev/full", "w") as full:

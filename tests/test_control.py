@@ -649,7 +649,7 @@ class ClientTests(SynchronousTestCase):
         error = self.assertRaises(Refused, self.client.call, "GET", "/")
         self.assertIn("start it again", str(error))
         self.assertRaises(NoDaemon, Client(self.path / "x").call, "GET", "/")
-        self.assertRaises(Refused, Client("x" * 200).call, "GET", "/")
+        self.assertRaises(NoDaemon, Client("x" * 200).call, "GET", "/")
 
     def test_forbidden(self) -> None:
         """A socket that we may not connect to refuses."""

@@ -15,9 +15,12 @@ from urllib.parse import quote, urlencode
 
 import attrs
 
+from docker_tracker.addresses import LONGEST_SOCKET_PATH
 from docker_tracker.errors import TrackerError
 
 _SECONDS: Final = 60.0
+#: What Docker and Podman say of a path that they do not have; a daemon of ours has other words.
+_UNKNOWN_PATHS: Final = ("page not found", "not found")
 
 
 @attrs.define(auto_exc=True, slots=False)
@@ -39,6 +42,10 @@ class NoDaemon(ClientError):
 
 class Refused(ClientError):
     """There is a control socket, but nobody listens, or this user may not connect."""
+
+
+class NotControl(ClientError):
+    """What listens there is an engine, or a job's socket, which leads to one."""
 
 
 class ConnectionBroken(ClientError):
@@ -225,14 +232,27 @@ class Client:
             with suppress(BrokenPipeError, ConnectionResetError):  # refused before all was sent: the answer says why
                 connection.request(method, path, data, fields)
             response = connection.getresponse()
-            if response.status >= 400:
-                raise ApiError(response.status, _message(response))
+            message = _message(response) if response.status >= 400 else ""
+            # An engine tells its version with all answers but that to a path that it does not know.
+            if "Api-Version" in response.headers or message.lower() in _UNKNOWN_PATHS:
+                raise NotControl(
+                    f"{self.path} is not a control socket: it leads to an engine, as a job's does;"
+                    " the control socket's name is control.sock unless the configuration gives another"
+                )
+            if message:
+                raise ApiError(response.status, message)
         except BaseException:
             connection.close()
             raise
         return connection, response
 
     def _not_connected(self, error: OSError) -> ClientError:
+        length = len(os.fsencode(self.path))
+        if length > LONGEST_SOCKET_PATH:
+            return NoDaemon(
+                f"there is no control socket at {self.path}: the path has {length} bytes, and a socket's at most"
+                f" {LONGEST_SOCKET_PATH}"
+            )
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             return NoDaemon(f"there is no control socket at {self.path}: is the daemon running?")
         if error.errno == errno.ECONNREFUSED:

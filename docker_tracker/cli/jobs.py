@@ -28,12 +28,13 @@ from docker_tracker.cli.shared import (
     show_list,
 )
 from docker_tracker.cli.text import ago, short
-from docker_tracker.cli.values import Duration, Pair, beginning, label, pattern
+from docker_tracker.cli.values import Duration, Number, Pair, beginning, label, pattern
 from docker_tracker.cli.values import select as chosen
 from docker_tracker.cli.waiting import waiting
 from docker_tracker.errors import RefusedError
 
 _RETRY_SECONDS: Final = 1.0
+_LEAST_SECONDS: Final = 1.0  # of what ends a job by itself: one that ends as it is made is of no use
 
 
 @click.group()
@@ -43,13 +44,15 @@ def job() -> None:
 
 @job.command(cls=Command)
 @click.argument("name")
-@click.option("-l", "--label", "labels", type=Pair(), multiple=True, help="A label NAME=VALUE on all that it makes.")
+@click.option("-l", "--label", "labels", type=Pair("NAME=VALUE"), multiple=True, help="A label on all that it makes.")
 @click.option("--cgroup-parent", metavar="VALUE", help="The cgroup of its containers, as for the daemon.")
 @click.option("--own-cgroup", is_flag=True, help="Give it a cgroup of its own.")
-@click.option("--ttl", type=Duration(), help="End it so long after now: 90, 15m, 1h30m.")
-@click.option("--idle", type=Duration(), help="End it after so long without a request.")
-@click.option("--lease", type=Duration(), help="End it so long after nobody holds its lease any more (job lease).")
-@click.option("--pid", type=click.IntRange(min=1), help="End it with this process.")
+@click.option("--ttl", type=Duration(_LEAST_SECONDS), help="End it so long after now: 90, 15m, 1h30m.")
+@click.option("--idle", type=Duration(_LEAST_SECONDS), help="End it after so long without a request.")
+@click.option(
+    "--lease", type=Duration(_LEAST_SECONDS), help="End it so long after nobody holds its lease any more (job lease)."
+)
+@click.option("--pid", type=Number(1), help="End it with this process.")
 @click.option("--container", metavar="CONTAINER", help="The container that its client runs in: end it with that.")
 @click.option("--keep", "keep", multiple=True, metavar="KIND:PATTERN", help="Leave these, as in volume:cache-*.")
 @click.option("--keep-on-failure", type=Duration(), help="Keep what it made for so long if it ends as failed.")

@@ -105,7 +105,11 @@ def _configured(file: Path, run_dir: Path, sure: bool = False) -> str:
 def _path(address: str, where: str) -> str:
     if address.startswith("/"):
         return address
-    read = parse(address, where=where)
-    if read.kind != "unix":
+    if address == "none":
+        raise ConfigurationError(
+            where,
+            "'none' is for the daemon, which has no control socket then: name that of one which has: unix:///path",
+        )
+    if not address.startswith("unix:"):
         raise ConfigurationError(where, f"{address!r} must be a unix socket: unix:///path")
-    return read.path
+    return parse(address, where=where).path

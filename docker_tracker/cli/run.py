@@ -25,7 +25,7 @@ from docker_tracker.cli.run_child import run as run_child
 from docker_tracker.cli.run_lease import Lease
 from docker_tracker.cli.run_report import items_of, kept_text, leaks, text
 from docker_tracker.cli.shared import Command, Place, complain, pass_place, say
-from docker_tracker.cli.values import Duration, Pair
+from docker_tracker.cli.values import Duration, Pair, Word
 from docker_tracker.cli.waiting import waiting
 from docker_tracker.errors import ConfigurationError, TrackerError
 
@@ -57,9 +57,15 @@ class Wish:
     private: bool = False
 
 
+def _report_file(context: click.Context, parameter: click.Parameter, given: Path | None) -> Path | None:
+    if given == Path("-"):
+        raise click.BadParameter("standard output is COMMAND's: name a file")
+    return given
+
+
 @click.command(cls=Command, context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
-@click.option("--job", "name", metavar="NAME", help="The job's name.  [default: run- and 8 digits]")
-@click.option("-l", "--label", "labels", type=Pair(), multiple=True, help="A label NAME=VALUE on all that it makes.")
+@click.option("--job", "name", type=Word(), metavar="NAME", help="The job's name.  [default: run- and 8 digits]")
+@click.option("-l", "--label", "labels", type=Pair("NAME=VALUE"), multiple=True, help="A label on all that it makes.")
 @click.option("--cgroup-parent", metavar="VALUE", help="The cgroup of its containers, as for the daemon.")
 @click.option(
     "--own-cgroup", is_flag=True, help="Give the job a cgroup of its own, with COMMAND and its containers in it."
@@ -68,7 +74,10 @@ class Wish:
 @click.option("--keep-rule", "rules", multiple=True, metavar="KIND:PATTERN", help="Leave these, as in volume:cache-*.")
 @click.option("--keep-on-failure", type=Duration(), help="Keep all for so long if COMMAND fails: 15m.")
 @click.option(
-    "--report", type=click.Path(dir_okay=False, path_type=Path), help="Write the report as JSON to this file."
+    "--report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=_report_file,
+    help="Write the report as JSON to this file.",
 )
 @click.option("--fail-on-leak", is_flag=True, help="Exit with 1 if COMMAND succeeds but leaves more than images.")
 @click.option("--private", is_flag=True, help="Use a tracker of its own, even if there is a daemon.")

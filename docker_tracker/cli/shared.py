@@ -16,7 +16,7 @@ from docker_tracker.cli.interrupts import INTERRUPTED
 from docker_tracker.cli.place import find_control
 from docker_tracker.cli.process import interruptible
 from docker_tracker.cli.text import clean, table
-from docker_tracker.cli.values import Pair
+from docker_tracker.cli.values import Pair, Word
 from docker_tracker.errors import ConfigurationError, TrackerError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -112,12 +112,14 @@ def complete_jobs(ctx: click.Context, param: click.Parameter, incomplete: str) -
 
 def job_names(function: F) -> F:
     """Take at least one job."""
-    return click.argument("jobs", nargs=-1, required=True, metavar="JOB...", shell_complete=complete_jobs)(function)
+    return click.argument("jobs", nargs=-1, required=True, type=Word(), metavar="JOB...", shell_complete=complete_jobs)(
+        function
+    )
 
 
 def job_name(function: F) -> F:
     """Take one job."""
-    return click.argument("job", metavar="JOB", shell_complete=complete_jobs)(function)
+    return click.argument("job", type=Word(), metavar="JOB", shell_complete=complete_jobs)(function)
 
 
 def listing(function: F) -> F:

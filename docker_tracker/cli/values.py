@@ -14,9 +14,15 @@ _PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)")
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]  # older clicks have none
-    """``90``, ``90s``, ``1h30m``, ``2d``; in seconds."""
+    """``90``, ``90s``, ``1h30m``, ``2d``; in seconds.
+
+    :param least: The shortest that is taken.
+    """
 
     name = "duration"
+
+    def __init__(self, least: float = 0.0) -> None:
+        self._least = least
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Read one."""
@@ -25,13 +31,53 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # older clicks have 
         parts = _PART.findall(value)
         if not parts or "".join(number + unit for number, unit in parts) != value:
             self.fail(f"{value!r} is not a duration: write 90, 90s, 15m, 1h30m or 2d", param, ctx)
-        return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+        seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+        if seconds < self._least:
+            self.fail(f"{value!r} is too short: it must be at least {self._least:g} s", param, ctx)
+        return seconds
+
+
+class Number(click.ParamType):  # type: ignore[type-arg]  # older clicks have none
+    """A whole number.
+
+    :param least: The smallest that is taken.
+    """
+
+    name = "number"
+
+    def __init__(self, least: int) -> None:
+        self._least = least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read one."""
+        if isinstance(value, int):
+            return value
+        if not re.fullmatch("[0-9]{1,18}", value) or int(value) < self._least:
+            self.fail(f"{value!r} is not a number from {self._least} up", param, ctx)
+        return int(value)
+
+
+class Word(click.ParamType):  # type: ignore[type-arg]  # older clicks have none
+    """Any text but none: what a variable of a script is that was never set."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Read one."""
+        if not value:
+            self.fail("it is empty", param, ctx)
+        return str(value)
 
 
 class Pair(click.ParamType):  # type: ignore[type-arg]  # older clicks have none
-    """``KEY=VALUE``."""
+    """``KEY=VALUE``.
 
-    name = "key=value"
+    :param what: How the two are called.
+    """
+
+    def __init__(self, what: str = "KEY=VALUE") -> None:
+        self.name = what.lower()  # of which click makes the metavar
+        self._what = what
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
         """Read one."""
@@ -39,7 +85,7 @@ class Pair(click.ParamType):  # type: ignore[type-arg]  # older clicks have none
             return value
         key, equals, rest = value.partition("=")
         if not key or not equals:
-            self.fail(f"{value!r} is not KEY=VALUE", param, ctx)
+            self.fail(f"{value!r} is not {self._what}", param, ctx)
         return key, rest
 
 

@@ -19,7 +19,7 @@ from docker_tracker.cli.shared import (
     show_list,
 )
 from docker_tracker.cli.text import ago, clean, short
-from docker_tracker.cli.values import beginning, pattern, select
+from docker_tracker.cli.values import Number, Word, beginning, pattern, select
 
 
 @click.command(cls=Command)
@@ -63,7 +63,7 @@ def ps(
 
 
 @click.command(cls=Command)
-@click.argument("resource")
+@click.argument("resource", type=Word())
 @format_option
 @pass_place
 def why(place: Place, resource: str, shape: str) -> None:
@@ -99,7 +99,7 @@ def _told(each: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 @click.command(cls=Command)
-@click.option("--since", type=click.IntRange(min=0), default=0, metavar="N", help="Only what came after event N.")
+@click.option("--since", type=Number(0), default=0, metavar="N", help="Only what came after event N.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what happens, until interrupted.")
 @format_option
 @pass_place
