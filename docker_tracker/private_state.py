@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 import sqlite3
@@ -289,6 +290,8 @@ def _launch(places: Places, name: str, short: dict[str, str], euid: int) -> None
     :raises PrivateError: it does not start.
     """
     line = command(places, name, tuple(scope(name, short, euid)))
+    log = places.state / DIRECTORY / name / _LOG
+    had = log.stat().st_size if log.exists() else 0
     try:
         # Its own session from the first moment on: no signal to our process group is one to it.
         done = subprocess.run(
@@ -305,18 +308,21 @@ def _launch(places: Places, name: str, short: dict[str, str], euid: int) -> None
     except subprocess.TimeoutExpired:
         raise PrivateError(f"the private tracker has not started within {_SECONDS:g} s") from None
     if done.returncode != 0:
-        raise PrivateError(f"the private tracker does not start: {_reason(done.stdout, places, name)}")
+        raise PrivateError(f"the private tracker does not start: {_reason(done.stdout, log, had)}")
 
 
-def _reason(output: bytes, places: Places, name: str) -> str:
-    """Return what a tracker said that has not started: the last line of its log, or of what it printed."""
+def _reason(output: bytes, log: Path, had: int) -> str:
+    """Return what a tracker said that has not started: the last line of its log, or of what it printed.
+
+    :param had: How many bytes of the log are of earlier starts.
+    """
     try:
-        logged = (places.state / DIRECTORY / name / _LOG).read_bytes()
+        logged = log.read_bytes()[had:]
     except OSError:  # it has not come so far
         logged = b""
-    for source in (output, logged):
+    for source in (logged, output):  # twistd cuts what it prints of a child's error
         lines = [line.strip() for line in source.decode("utf-8", "replace").splitlines() if line.strip()]
         told = [line for line in lines if "docker-tracker:" in line or "Error:" in line]
         if told:
-            return told[-1][-_SHOWN:]
+            return re.sub(r"^(\S+ \[\S+\] )?(docker-tracker: |docker_tracker(\.\w+)+: )?", "", told[-1])
     return (output or logged).decode("utf-8", "replace").strip()[-_SHOWN:] or "it says nothing"

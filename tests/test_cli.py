@@ -596,7 +596,7 @@ class ErrorTests(CommandCase):
             line = [sys.executable, "-c", code, *words]
             done = subprocess.run(line, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
             self.assertEqual(done.returncode, status, words)
-            self.assertIn("pip install 'docker-tracker[cli]'", done.stderr)
+            self.assertIn("install this package's extra, cli", done.stderr)
 
     def test_completion(self) -> None:
         """Each shell gets a script; words and names of jobs are completed; without a daemon nothing is."""

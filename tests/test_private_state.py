@@ -159,7 +159,7 @@ class StartTests(Case):
         """Why it does not start is said in a line, and nothing is left of it."""
         for said, shown in (
             ("Traceback\nfoo.Error: this\n", "foo.Error: this"),
-            ("x\ndocker-tracker: that\n", "docker-tracker: that"),
+            ("x\ndocker-tracker: that\n", "that"),
             ("something\n", "something"),
             ("", "it says nothing"),
         ):
@@ -168,6 +168,18 @@ class StartTests(Case):
             self.assertEqual(str(error), f"the private tracker does not start: {shown}")
         self.assertEqual(os.listdir(self.private), ["starting"])
         self.assertEqual(os.listdir(self.places.run / "private"), [])
+
+    def test_fails_after_the_fork(self) -> None:
+        """What twistd cuts is whole in the log."""
+        long = f"/a/{'b' * 700}: can be written by others; chmod go-w"
+        logged = f"2026-11-23T00:00:00+0000 [-] docker_tracker.errors.ConfigurationError: {long}"
+        cut = 'An error has occurred: b"...Error: cut'
+        self.program(
+            f"import sys; file = [w for w in sys.argv if '--logfile=' in w][0][10:];"
+            f" open(file, 'a').write({logged!r}); print({cut!r}); sys.exit(1)"
+        )
+        error = self.assertRaises(PrivateError, start, self.places, self.environ, 0)
+        self.assertEqual(str(error), f"the private tracker does not start: {long}")
 
     def test_cannot(self) -> None:
         """No directory, no program, no end of the wait: each is said."""

@@ -22,7 +22,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("click", "rich"):
             raise
-        _say(f"the client command needs {error.name}, which is not installed: pip install 'docker-tracker[cli]'")
+        _say(f"the client command needs {error.name}, which is not installed: install this package's extra, cli")
         sys.exit(_RUN_FAILED if _is_run(sys.argv[1:]) else 1)
     try:
         tracker(prog_name="docker-tracker")

@@ -58,7 +58,7 @@ class WheelTests(SynchronousTestCase):
         self.assertEqual(
             run(client, "--help", cwd=directory, status=1),
             "docker-tracker: the client command needs click, which is not installed:"
-            " pip install 'docker-tracker[cli]'\n",
+            " install this package's extra, cli\n",
         )
         run(programs / "pip", "install", "--quiet", "--disable-pip-version-check", f"{wheel}[cli]")
         self.assertRegex(run(client, "--help", cwd=directory), r"(?m)^  run +\S+")
