@@ -29,16 +29,22 @@ signals.restore()
 sys.exit(status)
 """
 
-# Counts the signals that it gets until there is a line on its standard input.
+# Counts the signals that it gets until there is a line on its standard input. Python acts on a signal that comes just
+# before a call that waits only after that: so it waits for a descriptor that signals write to, too.
 COUNT = """
-import signal, sys
+import os, select, signal, sys
 got = []
 def take(number, frame):
     got.append(signal.Signals(number).name)
     print(got[-1], flush=True)
+told, tells = os.pipe()
+os.set_blocking(tells, False)
+signal.set_wakeup_fd(tells)
 for name in sys.argv[1:]:
     signal.signal(getattr(signal, name), take)
 print("ready", flush=True)
+while 0 not in (readable := select.select([0, told], [], [])[0]):
+    os.read(told, 100)
 sys.stdin.readline()
 print("all:", *got, flush=True)
 sys.exit(7)

@@ -26,6 +26,7 @@ _STOPS: Final = frozenset({signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
 #: Python ignores these, and no program expects that.
 _RESET: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 _MOST_PARENTS: Final = 64
+_TURN: Final = 0.05  # seconds
 
 
 @attrs.define(auto_exc=True, slots=False)
@@ -88,8 +89,13 @@ def run(command: Sequence[str], environment: dict[str, str], signals: Signals) -
             continue
         if pid:
             return _exit_status(status)
-        if goes_on and stopped:  # else it was let go on with us
-            os.kill(child, signal.SIGCONT)
+        if goes_on and stopped:
+            goes_on = False
+            # If the whole group was let go on, its turn may come after ours; another one from us might then undo the
+            # next stop.
+            if signal.sigtimedwait({signal.SIGCHLD}, _TURN) is None:
+                os.kill(child, signal.SIGCONT)
+            continue
         information = signal.sigwaitinfo(signals.passed | {signal.SIGCHLD})
         goes_on = information.si_signo == signal.SIGCONT
         if not goes_on and _is_to_pass(information, child):
