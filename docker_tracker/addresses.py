@@ -7,6 +7,7 @@ Docker's form is read as ``opts/hosts.go`` of moby reads it, with its defaults: 
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from typing import Literal
 
@@ -111,6 +112,16 @@ def is_loopback(host: str) -> bool:
         return False
     mapped = getattr(address, "ipv4_mapped", None)
     return (mapped or address).is_loopback
+
+
+def same_file(first: str, second: str) -> bool:
+    """Whether two paths lead to one file, or would if it were there."""
+    if os.path.realpath(first) == os.path.realpath(second):
+        return True
+    try:
+        return os.path.samefile(first, second)  # a bind mount, a hard link
+    except OSError:  # one is not there yet
+        return False
 
 
 def meets(listening: Address, other: Address) -> bool:

@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from docker_tracker.addresses import Address, meets
-from docker_tracker.config import Settings, same_file
-from docker_tracker.connections import EngineAddress, Listener
+from docker_tracker.addresses import Address, same_file
+from docker_tracker.config import Settings
+from docker_tracker.connections import EngineAddress
 from docker_tracker.errors import ConfigurationError
-from docker_tracker.interfaces import IJob
-from docker_tracker.job import DEFAULT, JobState
 from docker_tracker.line_file import STANDARD_OUTPUT
 from docker_tracker.proxy.sockets import find_owner
 from docker_tracker.proxy.tls import client_context, server_context
-from docker_tracker.sources import Found
 
 _AUDIT = "audit"
 
@@ -53,17 +50,16 @@ def check_outside(settings: Settings) -> None:
 
 def _check_appending(path: Path) -> None:
     """Refuse a log that could not be written. A daemon would start: it reports that, and goes on."""
-    place = path if path.exists() else path.parent
+    place = path if os.path.exists(path) else path.parent
     wanted = os.W_OK if place == path else os.W_OK | os.X_OK
     if not os.access(place, wanted, effective_ids=True):
         raise ConfigurationError("audit-log", f"{path} cannot be written: this user may not write to {place}")
 
 
-# Asking ourselves for the engine would never end.
-
-
 def check_engine(engine: EngineAddress, jobs_directory: Path) -> None:
     """Refuse an engine that is the socket of a job of ours, which it is in the shell of ``docker-tracker job env``.
+
+    To ask ourselves for the engine would never end.
 
     :param jobs_directory: Where these sockets are; some are bound at the start only.
     :raises ConfigurationError: it is one.
@@ -91,32 +87,8 @@ def check_sockets(engine: EngineAddress, listening: Iterable[socket.socket]) -> 
             address = Address("unix", "", path=found)
         else:
             address = Address("tcp", "", host=found[0], port=found[1])
-        if _is(engine, address):
+        if engine.is_at(address):
             raise _own(engine, str(address))
-
-
-def check_jobs(engine: EngineAddress, jobs: Iterable[IJob]) -> None:
-    """Refuse an engine where a job is to listen again, wherever that is.
-
-    :param jobs: Of the ledger.
-    :raises ConfigurationError: it is one.
-    """
-    for job in jobs:
-        if job.name == DEFAULT or job.state is not JobState.OPEN:
-            continue
-        for address in _addresses(job):
-            if _is(engine, address):
-                raise _own(engine, f"{address}, of the job {job.name}")
-
-
-def _addresses(job: IJob) -> Iterator[Address]:
-    if job.socket:
-        yield Address("unix", "", path=job.socket)
-    for table in job.request.listen:
-        try:
-            yield Listener.of(Found(table, "listen", typed=True)).address
-        except ConfigurationError:  # it is refused, and said, when the job is taken up
-            continue
 
 
 def _entries(directory: Path) -> list[str]:
@@ -124,12 +96,6 @@ def _entries(directory: Path) -> list[str]:
         return [entry.path for entry in os.scandir(directory)]
     except OSError:  # it is not there yet, or its owner will be another one
         return []
-
-
-def _is(engine: EngineAddress, address: Address) -> bool:
-    if engine.kind == "unix":
-        return address.kind == "unix" and same_file(address.path, engine.path)
-    return address.kind in ("tcp", "tls") and meets(address, engine.address)
 
 
 def _own(engine: EngineAddress, what: str) -> ConfigurationError:

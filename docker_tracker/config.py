@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import attrs
 
-from docker_tracker.addresses import Address, meets
+from docker_tracker.addresses import Address, meets, same_file
 from docker_tracker.connections import EngineAddress, EngineTls, Listener
 from docker_tracker.errors import ConfigurationError, RefusedError
 from docker_tracker.job import check_cgroup_parent
@@ -349,20 +349,13 @@ def _engine(sources: Sources, environ: Mapping[str, str], places: _Places) -> En
 
 def _listeners(sources: Sources) -> tuple[Listener, ...]:
     for listen, port in sources.levels("listen", "port"):
-        result = [Listener.of(_bare_path(found)) for found in (items(listen) if listen else [])]
+        result = [Listener.of(found) for found in (items(listen) if listen else [])]
         result.extend(Listener.of(found) for found in _ports(port))
         if result:
             return tuple(result)
         if listen:
             raise ConfigurationError(listen.where, "names no address")
     return ()
-
-
-def _bare_path(found: Found) -> Found:
-    """Return an address in which a path alone stands for the unix socket there."""
-    if isinstance(found.value, str) and found.value.startswith("/"):
-        return attrs.evolve(found, value=f"unix://{found.value}")
-    return found
 
 
 def _ports(found: Found | None) -> Iterator[Found]:
@@ -398,7 +391,6 @@ def _control(sources: Sources) -> Listener | Literal["none"] | None:
         return None
     if found.value == "none":
         return "none"
-    found = _bare_path(found)
     wrong = ConfigurationError(found.where, f'{found.value!r} must be "none" or a unix socket: unix:///path')
     if not isinstance(found.value, str | dict):
         raise wrong
@@ -538,16 +530,6 @@ def _sections(sources: Sources) -> dict[str, dict[str, Any]]:
         if not isinstance(table, dict):
             raise Found(table, f"{sources.file}: interceptor.{name}").wrong("a table")
     return sections
-
-
-def same_file(first: str, second: str) -> bool:
-    """Whether two paths lead to one file, or would if it were there."""
-    if os.path.realpath(first) == os.path.realpath(second):
-        return True
-    try:
-        return os.path.samefile(first, second)  # a bind mount, a hard link
-    except OSError:  # one is not there yet
-        return False
 
 
 def _check_together(settings: Settings) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import attrs
 
-from docker_tracker.addresses import Address, Kind, is_loopback, parse
+from docker_tracker.addresses import Address, Kind, is_loopback, meets, parse, same_file
 from docker_tracker.errors import ConfigurationError
 from docker_tracker.sources import Found, check_keys
 
@@ -69,7 +69,8 @@ class Listener:
         """
         table = _table(found, _LISTENER_KEYS)
         values = {key: Found(value, f"{found.where}.{key}", found.typed) for key, value in table.items()}
-        address = parse(values["address"].text(), where=found.where)
+        text = values["address"].text()
+        address = parse(f"unix://{text}" if text.startswith("/") else text, where=found.where)
         said = {key: Found(value, found.where) for key, value in address.parameters.items()}
         if "mode" in said and "mode" in values:
             raise ConfigurationError(found.where, "has a mode in its address and one beside it; keep one")
@@ -174,6 +175,12 @@ class EngineAddress:
         """The bare address."""
         kind: Kind = self.kind
         return Address(kind, "", path=self.path, host=self.host, port=self.port if kind != "unix" else None)
+
+    def is_at(self, address: Address) -> bool:
+        """Whether what listens at an address could be it."""
+        if self.kind == "unix":
+            return address.kind == "unix" and same_file(address.path, self.path)
+        return address.kind in ("tcp", "tls") and meets(address, self.address)
 
     @classmethod
     def of(cls, found: Found, tls: EngineTls | None = None) -> EngineAddress:

@@ -23,7 +23,7 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from docker_tracker.checks import check_engine, check_jobs, check_outside, check_sockets
+from docker_tracker.checks import check_engine, check_outside, check_sockets
 from docker_tracker.config import Listener, Settings
 from docker_tracker.counts import Counts
 from docker_tracker.descriptor_store import DescriptorStore
@@ -214,9 +214,7 @@ class Daemon(Service):
         self.instance = read_or_make(self.settings.state_dir, self.settings.instance or "")
         used = (self.settings.state_dir / NAME).exists()  # made by the first daemon that takes it, and left there
         self._lock = hold(self.settings.state_dir)
-        job = self.ledger.open(self.instance, used=used)
-        check_jobs(self.settings.engine, self.ledger.found)
-        return job
+        return self.ledger.open(self.instance, used=used)
 
     def _close_at_once(self) -> None:
         """Undo a start that failed."""

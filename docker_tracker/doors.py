@@ -385,6 +385,8 @@ class Doors:
                 raise RefusedError(str(error)) from error
             if listener.kind not in ("unix", "tcp", "tls") or (listener.kind != "unix" and not listener.port):
                 raise RefusedError(f"listen: a job listens on unix sockets, and on TCP ports by number: not {listener}")
+            if self._settings.engine.is_at(listener.address):
+                raise RefusedError(f"listen: {listener} is where the engine is")
             if listener.exposed and not self._settings.insecure_tcp:
                 raise RefusedError(f"listen: {listener} would be open to all who reach it: give it TLS")
             found.append(listener)

@@ -788,8 +788,13 @@ class ValueTests(SynchronousTestCase):
                 found = job_environment(job, {}, engine)
                 here = None if inside else "localhost"
                 self.assertEqual(found.get("TESTCONTAINERS_HOST_OVERRIDE"), host or here, engine)
-                socket = "/var/run/docker.sock" if host else "/s"
-                self.assertEqual(found["TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE"], socket, engine)
+                mounted = "/var/run/docker.sock" if host else "/s"
+                self.assertEqual(found["TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE"], mounted, engine)
+        self.patch(os.path, "exists", lambda path: False)
+        for engine in ("", f"tcp://{socket.gethostname()}:2375"):  # a daemon from before an upgrade; by our own name
+            found = job_environment(job, {}, engine)
+            self.assertEqual(found["TESTCONTAINERS_HOST_OVERRIDE"], "localhost")
+            self.assertEqual(found["TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE"], "/s")
         kept = job_environment(job, {"TESTCONTAINERS_HOST_OVERRIDE": "x"}, "tcp://10.1.2.3:2375")
         self.assertNotIn("TESTCONTAINERS_HOST_OVERRIDE", kept)
 

@@ -25,8 +25,6 @@ from docker_tracker.daemon import Daemon, raise_descriptor_limit
 from docker_tracker.errors import ConfigurationError
 from docker_tracker.interceptor import Interceptor
 from docker_tracker.interfaces import IDaemon
-from docker_tracker.job import DEFAULT, JobRequest, JobState
-from docker_tracker.job_record import Job
 from docker_tracker.proxy.plan import Named, Plan
 from tests.support.certificates import Authority
 from tests.support.hand_reactor import HandReactor
@@ -237,33 +235,6 @@ class StartTests(DaemonTestCase):
             self.assertIn("unset DOCKER_HOST", str(error))
         self.daemon().check()
         self.daemon(engine="tcp://127.0.0.1:1").check()
-
-    def test_engine_is_a_restored_job(self) -> None:
-        """So does one where a job of the ledger is to listen again, wherever that is; all is closed again."""
-        self.patch(self.reactor, "callFromThread", None)
-        before = len(os.listdir("/proc/self/fd"))
-        open_ = [
-            Job(id="1", request=JobRequest(name=DEFAULT), socket=f"{self.directory}/engine.sock"),
-            Job(id="2", request=JobRequest(name="a"), state=JobState.FAILED, socket=f"{self.directory}/engine.sock"),
-            Job(id="3", request=JobRequest(name="b", listen=("nonsense", "tcp://127.0.0.1:2")), socket="/old/b.sock"),
-        ]
-        for engine, ours in (("unix:///old/b.sock", True), ("tcp://localhost:2", True), (None, False)):
-            daemon = self.daemon(interceptors="labels", **({"engine": engine} if engine else {}))
-            opened = daemon.ledger.open
-
-            def found(*arguments: Any, ledger: Any = daemon.ledger, opened: Any = opened, **more: Any) -> Any:
-                job = opened(*arguments, **more)
-                ledger.found = open_
-                return job
-
-            self.patch(daemon.ledger, "open", found)
-            if ours:
-                self.assertIn("of the job b", str(self.assertRaises(ConfigurationError, daemon.startService)))
-            else:
-                daemon.startService()
-                self.stop(daemon)
-            self.assertFalse((self.directory / "run" / "docker.sock").exists())
-        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
 
     def test_engine_is_passed(self) -> None:
         """So does one that is a socket which systemd passes: only its descriptor says where it is."""
@@ -487,6 +458,22 @@ class TapTests(DaemonTestCase):
             f"{self.directory}",
         )
         self.assertEqual((output.getvalue(), os.listdir(self.directory)), ("", []))
+
+    def test_check_config_hidden(self) -> None:
+        """So is a log in a directory that this user may not look into."""
+        hidden = self.directory / "hidden"
+        hidden.mkdir()
+        real = os.stat
+
+        def stat(path: Any, **more: Any) -> Any:
+            if str(path).startswith(f"{hidden}/"):
+                raise PermissionError(13, "Permission denied")
+            return real(path, **more)
+
+        options = self.options("--check-config", f"--audit-log={hidden}/audit")
+        with patch("os.stat", stat), patch("os.access", return_value=False):
+            error = self.assertRaises(SystemExit, tap.makeService, options)
+        self.assertIn(f"this user may not write to {hidden}", str(error.code))
 
     def test_bad_rule(self) -> None:
         """A bad rule of [[attribute]] is one line as well."""

@@ -136,6 +136,8 @@ class JobTests(DoorsCase):
             ("tcp://127.0.0.1:0", "on TCP ports by number"),
             ("tcp://0.0.0.0:5", "would be open to all"),
             ("haproxy:tcp:1", "on TCP ports by number"),
+            (f"unix://{self.directory}/engine.sock", "is where the engine is"),
+            ({"address": f"{self.directory}/engine.sock"}, "is where the engine is"),
             ("", "is not an address"),
             (5, "must be an address"),
         ):

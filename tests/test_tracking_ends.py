@@ -186,8 +186,10 @@ class ResolveTests(Case):
         self.assertIn("there is no container 'nothing'", str(self.refused(container="nothing")))
         self.engine.answers["/containers/odd/json"] = {"Id": 1}
         self.assertIn("there is no container 'odd'", str(self.refused(container="odd")))
-        self.engine.answers[PATH] = ENDED
-        self.assertIn("does not run", str(self.refused(container=ID)))
+        could_not = {"Running": False, "Status": "created", "ExitCode": 127, "Error": "no such file"}
+        for answer in (ENDED, {"Id": ID, "State": could_not}):
+            self.engine.answers[PATH] = answer
+            self.assertIn("does not run", str(self.refused(container=ID)))
 
     def test_no_engine(self) -> None:
         """Without an engine nothing is guessed."""

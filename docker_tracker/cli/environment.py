@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import socket
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ def job_environment(job: Mapping[str, Any], environ: Mapping[str, str], engine: 
 
     :param job: As the control API gives it.
     :param environ: As it is now.
-    :param engine: Its address.
+    :param engine: Its address; the empty string: it is not known.
     """
     wanted: dict[str, str | None] = {name: None for name in _ELSEWHERE if name in environ}
     wanted |= job["env"]
@@ -40,9 +41,23 @@ def job_environment(job: Mapping[str, Any], environ: Mapping[str, str], engine: 
 
 
 def _other_host(engine: str) -> str:
-    """Return the host of an engine that is on another one; the empty string: it is on this one."""
+    """Return the host of an engine that is on another one; the empty string: it is on this one, or not known."""
+    if not engine:
+        return ""
     address = parse(engine, where="the engine's address", client=True)
-    return address.host if address.kind != "unix" and not is_loopback(address.host) else ""
+    return "" if address.kind == "unix" or is_loopback(address.host) or _is_this(address.host) else address.host
+
+
+def _is_this(host: str) -> bool:
+    """Whether a name or an address is one of this host's: what is, can be bound."""
+    try:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+        for family, kind, protocol, _, address in found[:1]:
+            with socket.socket(family, kind, protocol) as sock:
+                sock.bind(address)
+    except OSError:  # nobody knows the name, or it is another's
+        return False
+    return True
 
 
 def script(variables: Mapping[str, str | None], shell: str) -> str:

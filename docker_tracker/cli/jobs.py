@@ -177,7 +177,7 @@ def env(place: Place, job: str, shell: str | None) -> None:
         raise RefusedError(
             f"the job {found['name']} has no unix socket: set DOCKER_HOST yourself to where the daemon listens"
         )
-    engine = client.call("GET", "/version")["engine"]
+    engine = client.call("GET", "/version").get("engine", "")
     name = Path(os.environ.get("SHELL", "sh")).name
     shell = shell or ("fish" if name == "fish" else "csh" if name in ("csh", "tcsh") else "sh")
     click.echo(script(job_environment(found, os.environ, engine), shell), nl=False)

@@ -28,10 +28,11 @@ def main() -> None:
         tracker(prog_name="docker-tracker")
     except OSError as error:
         if error.errno != errno.EPIPE:  # nobody reads, and whoever did knows that
-            what = "the output cannot be written" if error.filename is None else str(error.filename)
+            written = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+            what = "the output cannot be written" if written else str(error.filename or "it failed")
             _say(f"{what}: {error.strerror or error}")
         silence(sys.stdout)
-        sys.exit(1)
+        sys.exit(_RUN_FAILED if _is_run(sys.argv[1:]) else 1)
 
 
 def _is_run(words: list[str]) -> bool:

@@ -134,10 +134,11 @@ def run(wish: Wish, place: Place, environ: Mapping[str, str]) -> int:
     try:
         client = _tracker(wish, place, environ)
         made = client.call("POST", "/jobs", _request(wish, client.path))
+        variables = _variables(client, made, environ)
     except TrackerError as error:
         complain(error)
         return FAILED
-    status, started = _supervise(wish, client, made, environ)
+    status, started = _supervise(wish, client, made, variables)
     try:
         return _finish(wish, client, made, status, started, file)
     except KeyboardInterrupt:
@@ -205,15 +206,14 @@ def _this_process() -> dict[str, Any]:
     return {"pid": os.getpid(), "started": int(started), "boot": boot}
 
 
-def _supervise(wish: Wish, client: Client, made: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[int, bool]:
+def _supervise(wish: Wish, client: Client, made: Mapping[str, Any], variables: dict[str, str]) -> tuple[int, bool]:
     """Run the command while the job is held; return its exit status, and whether it could be started."""
     signals = Signals()
     try:
-        short = _variables(client, made, environ)
         if wish.keep:
-            return run_child(wish.command, short, signals), True
+            return run_child(wish.command, variables, signals), True
         with Lease(client, made["id"], lambda why: complain(f"{why}: the command goes on without it")):
-            return run_child(wish.command, short, signals), True
+            return run_child(wish.command, variables, signals), True
     except CannotRun as error:
         complain(str(error))
         return error.status, False
@@ -226,7 +226,7 @@ def _supervise(wish: Wish, client: Client, made: Mapping[str, Any], environ: Map
 
 def _variables(client: Client, made: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
     """Return the command's environment."""
-    engine = client.call("GET", "/version")["engine"]
+    engine = client.call("GET", "/version").get("engine", "")  # one from before an upgrade does not tell
     # The second one tells a daemon that the command starts that the first one is not meant for it.
     control = dict.fromkeys(("DOCKER_TRACKER_CONTROL", "DOCKER_TRACKER_RUN_CONTROL"), f"unix://{client.path}")
     variables = {**environ, **control, **job_environment(made, environ, engine)}

@@ -68,7 +68,8 @@ class _Look:
     :ivar sockets: The engine's, and those of our listeners.
     :ivar ours: Those in our own directories.
     :ivar parents: Directories above all these.
-    :ivar reachable: Whether the engine finds the job's socket under its path.
+    :ivar reachable: Whether the engine is known to find the job's socket under its path.
+    :ivar absent: Whether it is known not to.
     """
 
     own: tuple[str, ...]
@@ -76,6 +77,7 @@ class _Look:
     ours: tuple[str, ...]
     parents: tuple[str, ...]
     reachable: bool
+    absent: bool
 
 
 @attrs.frozen
@@ -120,7 +122,8 @@ class Places:
         reachable = bool(where) and (
             paths.root == "/" or (paths.root is not None and paths.identity(where) in own.identities)
         )
-        return _Look(reachable=reachable, **{name: tuple(each) for name, each in found.items()})
+        absent = not reachable and paths.root is not None
+        return _Look(reachable=reachable, absent=absent, **{name: tuple(each) for name, each in found.items()})
 
 
 @attrs.frozen
@@ -208,8 +211,10 @@ class NestedSocket(Interceptor):
             return None
         look = await self._aside(lambda: self.places.look(sources))
         self._check(look)
-        if look.own and not look.reachable:  # the engine would make a directory of that name
+        if look.own and look.absent:  # the engine would make a directory of that name
             raise RefusedError(f"{look.own[0]} may not be mounted: the engine's host does not have this socket", 400)
+        if look.own and not look.reachable:
+            self._say(f"{look.own[0]} is mounted, and it is not known whether the engine's host has this socket")
         if not look.sockets:
             return None
         if not look.reachable:

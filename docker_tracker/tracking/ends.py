@@ -104,7 +104,9 @@ def _goes_on(answer: Mapping[str, Any]) -> bool:
     state = answer.get("State")
     if not isinstance(state, Mapping):
         return False
-    return bool(state.get("Running") or state.get("Restarting") or state.get("Status") == "created")
+    # One that could not be started is "created", too.
+    waits = state.get("Status") == "created" and not state.get("ExitCode") and not state.get("Error")
+    return bool(state.get("Running") or state.get("Restarting") or waits)
 
 
 def _comes_back(answer: Mapping[str, Any]) -> bool:
