@@ -420,6 +420,7 @@ class CleaningTests(CommandCase):
         """Without a terminal a line tells what is waited for, and another one when that is something else."""
         away, silent = "the engine does not answer", "the engine is silent"
         looks = [
+            ("reaping", ""),  # as long as it normally takes, that is nothing to tell of
             ("draining", ""),
             ("reaping", away),
             ("reaping", away),

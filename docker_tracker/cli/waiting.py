@@ -15,6 +15,7 @@ from docker_tracker.errors import TrackerError
 
 _PERIOD = 0.5  # seconds between two looks, for a terminal
 _PATIENCE = 5.0  # elsewhere; and before a first line, and between two questions to the engine
+_NORMAL = 20.0  # that a reap may take without any reason: containers get ten seconds to end
 _SECONDS = 10.0  # that an answer may take: the daemon gives the engine 5
 
 
@@ -94,8 +95,11 @@ class _Lines:
     def __init__(self, title: str) -> None:
         self._title = title
         self._told: str | None = None
+        self._began = time.monotonic()
 
     def __call__(self, reason: str, text: str) -> None:
+        if not reason and self._told is None and time.monotonic() - self._began < _NORMAL:
+            return
         if reason != self._told:
             self._told = reason
             complain(f"still {self._title}: {text}")
