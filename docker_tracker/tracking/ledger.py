@@ -298,8 +298,8 @@ class Ledger:
             for identifier in _removed(database, kind, identifiers, now):
                 self._unknown.pop((kind, identifier), None)
                 self._unknown[kind, identifier] = now
-            for reference in [*self._unknown][:-_MOST_UNKNOWN]:
-                del self._unknown[reference]
+            while len(self._unknown) > _MOST_UNKNOWN:
+                del self._unknown[next(iter(self._unknown))]
 
         return self._database.run(work)
 
