@@ -245,6 +245,14 @@ class SweepTests(Case):
         self.assertIn(f"what the private tracker in {self.private / 'first'} left cannot be removed", problem)
         self.assertTrue(self.noted("second"))
 
+    def test_says_it_now(self) -> None:
+        """What it said at an earlier start is not why it does not start now."""
+        self.program(SAYS.format(text="docker-tracker: now\n"))
+        state = self.tracker("first", "job")
+        (state / "log").write_text("docker_tracker.errors.LedgerError: before\n")
+        (problem,) = self.sweep()
+        self.assertTrue(problem.endswith("the private tracker does not start: now"), problem)
+
     def test_corrupt(self) -> None:
         """A ledger that cannot be read is for the tracker to mend."""
         self.program(NOTES)
