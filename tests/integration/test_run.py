@@ -235,9 +235,10 @@ class PrivateTests(RunCase):
             self.environment[name] = value
             self.begin("--private")
             (tracker,) = self.trackers()
-            marked = self.pids_with(f"{name}={value}".encode(), "environ")
-            self.assertGreaterEqual(len(marked), 3)
-            for pid in marked:
+            mark = f"{name}={value}".encode()
+            # One that was just forked is not told of before it runs its own program.
+            self.wait_for("all are marked", lambda mark=mark: len(self.pids_with(mark, "environ")) >= 3)
+            for pid in self.pids_with(mark, "environ"):
                 os.kill(pid, signal.SIGKILL)
             self.assertTrue(is_held(tracker))
             self.all_gone()
@@ -408,7 +409,8 @@ class DaemonTests(RunCase):
         tracker = [sys.executable, "-P", "-m", "docker_tracker.cli.main", *remove.split()]
         subprocess.run(tracker, env=self.environment, cwd="/", capture_output=True, check=True, timeout=60)
         self.assertEqual(self.containers(), [])
-        self.assertEqual(Client(self.control).call("GET", "/jobs/failing")["state"], "gone")
+        client = Client(self.control)
+        self.wait_for("the job is gone", lambda: client.call("GET", "/jobs/failing")["state"] == "gone")
 
     def test_kept_until(self) -> None:
         """When its time is over, what is kept goes by itself."""
