@@ -11,6 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,9 @@ class PrivateTests(RunCase):
         os.killpg(process.pid, signal.SIGKILL)
         self.all_gone()
 
+    def are_marked(self, mark: bytes) -> bool:
+        return len(self.pids_with(mark, "environ")) >= 3
+
     def test_marked_killed(self) -> None:
         """SIGKILL of all that carry a build's mark, as Jenkins and GitHub's runner do it: the tracker does not."""
         for name in ("JENKINS_NODE_COOKIE", "BUILD_ID", "RUNNER_TRACKING_ID"):
@@ -237,7 +241,7 @@ class PrivateTests(RunCase):
             (tracker,) = self.trackers()
             mark = f"{name}={value}".encode()
             # One that was just forked is not told of before it runs its own program.
-            self.wait_for("all are marked", lambda mark=mark: len(self.pids_with(mark, "environ")) >= 3)
+            self.wait_for("all are marked", partial(self.are_marked, mark))
             for pid in self.pids_with(mark, "environ"):
                 os.kill(pid, signal.SIGKILL)
             self.assertTrue(is_held(tracker))
