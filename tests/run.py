@@ -33,6 +33,7 @@ from tests.engines.__main__ import bundled
 from tests.support.builds import CLIENT_VARIABLE, ENGINE_VARIABLE
 from tests.support.dockerd import EngineError, PrivateEngine, why_impossible
 from tests.support.engine import ADDRESS_VARIABLE, REQUIRE_VARIABLE, RUN_VARIABLE
+from tests.support.hangs import Watch, look
 from tests.support.machine import clear, left_by
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,16 +65,25 @@ GRACE_SECONDS = 20
 MACHINES = ("test_cgroup_v2", "test_systemd_machine")
 """Modules of the part `machines`."""
 
+PRINTING = threading.Lock()
+"""Held while something is printed that is to stay together."""
+
 
 @frozen(kw_only=True)
 class Result:
-    """What came of one part: how many tests or checks passed, failed, were skipped, and why they were skipped."""
+    """What came of one part: how many tests or checks passed, failed, were skipped, and why they were skipped.
+
+    :ivar failures: Names of tests that failed, as far as they are known.
+    :ivar notes: What else is to be told in the end.
+    """
 
     name: str
     passed: int = 0
     failed: int = 0
     skipped: int = 0
     reasons: tuple[str, ...] = ()
+    failures: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     output: str = ""
 
 
@@ -83,6 +93,7 @@ class Runner:
 
     identity: str
     verbose: bool = False
+    engine: PrivateEngine | None = None
     _running: set[subprocess.Popen[str]] = field(factory=set, init=False)
     _lock: threading.Lock = field(default=Factory(threading.Lock), init=False)
     _stopped: bool = field(default=False, init=False)
@@ -152,8 +163,6 @@ def trial(runner: Runner, name: str, names: list[str], measured: bool = True, **
     if not names:
         return Result(name=name, skipped=1, reasons=(f"{name}: it has no tests yet",))
     COVERAGE_DATA.mkdir(parents=True, exist_ok=True)
-    for old in COVERAGE_DATA.glob(f"{name}*"):
-        old.unlink()
     measure = ["-m", "coverage", "run"] if measured else []
     temporary = f"--temp-directory={CACHE / 'trial' / name}"
     (CACHE / "trial").mkdir(exist_ok=True)
@@ -181,13 +190,39 @@ def count_trial(name: str, status: int, output: str) -> Result:
     if (status != 0 or not last) and failed == 0:
         failed = 1
     reasons = re.findall(r"^\[SKIPPED\]\n(.*)$", output, re.MULTILINE)
+    # After each traceback the tests that it is of.
+    blocks = re.findall(r"^\[(?:FAIL|ERROR|SUCCESS!\?!)\]\n(.*?)^(?:=====|-----)", output, re.MULTILINE | re.DOTALL)
+    failures = {test for block in blocks for test in re.findall(r"^tests\.[\w.]+$", block, re.MULTILINE)}
     return Result(
         name=name,
         passed=counts.get("successes", 0) + counts.get("expectedFailures", 0),
         failed=failed,
         skipped=counts.get("skips", 0),
         reasons=tuple(f"{name}: {reason}" for reason in sorted(set(reasons))),
+        failures=tuple(sorted(failures)),
+        notes=tuple(f"{name}: {note}" for note in re.findall(r"^note: (.*\n(?:  .*\n)*)", output, re.MULTILINE)),
         output=output,
+    )
+
+
+def forget_coverage(name: str) -> None:
+    """Remove what was measured in an earlier run of a part."""
+    for old in COVERAGE_DATA.glob(f"{name}*"):
+        old.unlink()
+
+
+def total(name: str, results: list[Result]) -> Result:
+    """Make one part's result of several; the output is that of those that failed, or else of all."""
+    failed = [result for result in results if result.failed]
+    return Result(
+        name=name,
+        passed=sum(result.passed for result in results),
+        failed=sum(result.failed for result in results),
+        skipped=sum(result.skipped for result in results),
+        reasons=tuple(sorted({reason for result in results for reason in result.reasons})),
+        failures=tuple(failure for result in results for failure in result.failures),
+        notes=tuple(note for result in results for note in result.notes),
+        output="\n".join(result.output for result in failed or results),
     )
 
 
@@ -201,16 +236,39 @@ def check(runner: Runner, name: str, *commands: tuple[str, ...]) -> Result:
 
 def unit(runner: Runner) -> Result:
     """Tests that need nothing: no root, no engine, no network."""
+    forget_coverage("unit")
     return trial(runner, "unit", modules("", "contract"))
 
 
 def integration(runner: Runner) -> Result:
-    """Tests on a real engine, with the real command line; those that need it skip themselves without one."""
+    """Tests on a real engine, with the real command line; those that need it skip themselves without one.
+
+    When the run's own engine locks itself up, it is started anew and the module that was being run is run again: what a
+    client asks for can't be the cause of that. It is told in the end, with the engine's own account.
+    """
     others = [*MACHINES]
     if os.environ.get(ENGINES_VARIABLE):
         others.append("test_builds_")  # run by the part `builds`
     names = [name for name in modules("integration") if not any(f".{other}" in name for other in others)]
-    return trial(runner, "integration", names)
+    forget_coverage("integration")
+    if runner.engine is None:
+        return trial(runner, "integration", names)
+    with Watch(engine=runner.engine) as watch:
+        results = [module_on(watch, runner, name) for name in names]
+        silent = [str(hang) for hang in watch.hangs() if not hang.locked]
+    result = total("integration", results)
+    return evolve(result, output="\n".join([result.output, *silent]))
+
+
+def module_on(watch: Watch, runner: Runner, module: str) -> Result:
+    """Run a module of the integration tests, once more if its engine locked itself up."""
+    before = len(watch.hangs())
+    result = trial(runner, "integration", [module])
+    locked = [hang for hang in watch.hangs()[before:] if hang.locked]
+    if locked:
+        again = trial(runner, "integration", [module])
+        result = evolve(again, notes=tuple(f"{module}: run twice, as {hang}" for hang in locked))
+    return result
 
 
 def machines(runner: Runner) -> Result:
@@ -310,7 +368,9 @@ def coverage(runner: Runner) -> Result:
 def left_behind(runner: Runner, engine: PrivateEngine | None) -> Result:
     """Whether tests left a process, an engine or a machine, or on the run's engine a container, network or volume."""
     found = []
-    if engine is not None and engine.process_id("dockerd") is not None:
+    if engine is not None and (hang := look(engine)) is not None:
+        found.append(str(hang))
+    elif engine is not None and engine.process_id("dockerd") is not None:
         for path, kind in (("/containers/json?all=1", "container"), ("/networks", "network"), ("/volumes", "volume")):
             answer = engine.api("GET", path)[1]
             things = (answer.get("Volumes") or ()) if kind == "volume" else answer
@@ -356,14 +416,14 @@ if os.environ.get(ENGINES_VARIABLE):
 PARTS = {part.__name__: part for lane in LANES for part in lane}
 
 
-def run_lane(runner: Runner, lane: Iterable[Callable[[Runner], Result]], lock: threading.Lock) -> list[Result]:
+def run_lane(runner: Runner, lane: Iterable[Callable[[Runner], Result]]) -> list[Result]:
     """Run parts one after the other; print of each what went wrong, or one line."""
     results = []
     for part in lane:
         start = time.monotonic()
         result = part(runner)
         seconds = time.monotonic() - start
-        with lock:
+        with PRINTING:
             if result.failed or runner.verbose:
                 sys.stdout.write(f"\n===== {result.name} =====\n{result.output}\n")
             state = "FAILED" if result.failed else "ok"
@@ -409,17 +469,17 @@ def main(names: list[str]) -> int:
     if started.output:
         sys.stdout.write(f"{started.output}\n")
     results = [started]
-    lock = threading.Lock()
+    runner.engine = engine
     try:
         with ThreadPoolExecutor(len(chosen)) as pool:
             try:
-                for lane in [pool.submit(run_lane, runner, lane, lock) for lane in chosen]:
+                for lane in [pool.submit(run_lane, runner, lane) for lane in chosen]:
                     results += lane.result()
             finally:
                 runner.stop()
     finally:
         # Also after an interruption, since it kills what is left.
-        results += run_lane(runner, [lambda runner: left_behind(runner, engine)], lock)
+        results += run_lane(runner, [lambda runner: left_behind(runner, engine)])
         if engine is not None:
             engine.stop()
             shutil.rmtree(engine.directory)
@@ -435,7 +495,10 @@ def summarise(results: list[Result]) -> int:
     failed = sum(result.failed for result in results)
     for result in results:
         if result.failed:
-            sys.stdout.write(f"failed: {result.name} ({result.failed})\n")
+            what = f": {', '.join(result.failures)}" if result.failures else ""
+            sys.stdout.write(f"failed: {result.name} ({result.failed}){what}\n")
+    for note in (note for result in results for note in result.notes):
+        sys.stdout.write(f"{note.rstrip()}\n")
     reasons = sorted({reason for result in results for reason in result.reasons})
     counts = (sum(result.passed for result in results), failed, sum(result.skipped for result in results))
     summary = "{} passed, {} failed, {} skipped\n".format(*counts)

@@ -34,6 +34,42 @@ class CountTests(SynchronousTestCase):
             result = run.count_trial("unit", status, output)
             self.assertEqual((result.passed, result.failed, result.skipped), expected, (status, output))
 
+    def test_failures(self) -> None:
+        """The tests that failed are named, each once."""
+        line = "=" * 79
+        output = (
+            f"{line}\n[SKIPPED]\nno engine\n\ntests.a.B.test_s\n{line}\n[FAIL]\nTraceback\n  it\n\ntests.a.B.test_c\n"
+            f"tests.a.B.test_d\n{line}\n[ERROR]\nTraceback\n\ntests.a.B.test_c\n{'-' * 79}\nRan 3 tests in 1s\n\n"
+            "FAILED (skips=1, failures=2, errors=1)\n"
+        )
+        self.assertEqual(run.count_trial("unit", 1, output).failures, ("tests.a.B.test_c", "tests.a.B.test_d"))
+
+    def test_notes(self) -> None:
+        """What a test prints as a note is told with the part, to the end of its indented lines."""
+        output = "tests.a\nnote: hung\n  a < b\n  c\nmore\nPASSED (successes=1)\n"
+        self.assertEqual(run.count_trial("crashes", 0, output).notes, ("crashes: hung\n  a < b\n  c\n",))
+
+    def test_total(self) -> None:
+        """Of several runs nothing is lost, and what failed is told."""
+        one = run.Result(name="x", passed=2, skipped=1, reasons=("x: no engine",), output="fine")
+        other = run.Result(
+            name="x", passed=1, failed=1, reasons=("x: no engine",), failures=("a",), notes=("b",), output="bad"
+        )
+        self.assertEqual(
+            run.total("x", [one, other]),
+            run.Result(
+                name="x",
+                passed=3,
+                failed=1,
+                skipped=1,
+                reasons=("x: no engine",),
+                failures=("a",),
+                notes=("b",),
+                output="bad",
+            ),
+        )
+        self.assertEqual(run.total("x", [one]).output, "fine")
+
     def test_reasons(self) -> None:
         """Each reason for skipping is named once."""
         result = run.count_trial("unit", 0, f"{SKIPPED}PASSED (skips=3)\n")
@@ -62,6 +98,13 @@ class SummaryTests(SynchronousTestCase):
         """A failure is named, and is an error."""
         status, lines = self.summary(run.Result(name="a", passed=2, failed=1), run.Result(name="b", passed=1))
         self.assertEqual((status, lines), (1, ["failed: a (1)", "", "3 passed, 1 failed, 0 skipped"]))
+        _, lines = self.summary(run.Result(name="a", failed=2, failures=("a.b", "a.c")))
+        self.assertEqual(lines[0], "failed: a (2): a.b, a.c")
+
+    def test_note(self) -> None:
+        """A part's note is told before the counts."""
+        _, lines = self.summary(run.Result(name="a", passed=1, notes=("a: run twice",)))
+        self.assertEqual(lines, ["a: run twice", "", "1 passed, 0 failed, 0 skipped"])
 
 
 class RunnerTests(SynchronousTestCase):

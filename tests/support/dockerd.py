@@ -230,6 +230,20 @@ class PrivateEngine:
         except ValueError:
             return response.status, text
 
+    def stacks(self, seconds: float = 10) -> str:
+        """Give what each goroutine of dockerd is doing (moby: ``daemon/debugtrap_unix.go``); "" if it does not say."""
+        process, before = self.process_id("dockerd"), set((self.directory / "exec").glob("goroutine-stacks-*"))
+        if process is None:
+            return ""
+        os.kill(process, signal.SIGUSR1)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            time.sleep(0.2)
+            for path in set((self.directory / "exec").glob("goroutine-stacks-*")) - before:
+                if text := path.read_text():
+                    return text
+        return ""
+
     def log_tail(self, name: str = "dockerd", lines: int = 8) -> str:
         """Give the last lines that a daemon wrote."""
         path = self.directory / f"{name}.log"

@@ -44,12 +44,16 @@ def real() -> Iterator[Engine]:
 def play(
     engine: Engine, nursery: Nursery, many: Iterable[tuple[int, str | None]], deed: str | None
 ) -> Iterator[Verdict]:
-    """Play rounds, one after the other.
+    """Play rounds, one after the other; one whose engine locked itself up is played again, as no client can cause that.
 
     :param many: The seed of each, and its step, or None: a random one.
     """
     for seed, step in many:
-        yield Round(plans.make(seed, engine.swarm, step, deed), engine, nursery).play()
+        verdict = Round(plans.make(seed, engine.swarm, step, deed), engine, nursery).play()
+        if verdict.problems and (hang := engine.mend()) is not None:
+            sys.stdout.write(f"{verdict}\nnote: played again, as {hang}\n")
+            verdict = Round(plans.make(seed, engine.swarm, step, deed), engine, nursery).play()
+        yield verdict
 
 
 def _every_step(seed: int, engine: Engine, hit: set[str]) -> Iterator[tuple[int, str]]:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from tests.support.dockerd import PrivateEngine
 from tests.support.fake_engine import Container, FakeEngine, Running, new_id
 from tests.support.fake_http import HttpError, Request
+from tests.support.hangs import look
 from tests.torture.wire import ask
 
 Things = dict[tuple[str, str], str]
@@ -36,6 +37,9 @@ class Engine(Protocol):
 
     def rise(self) -> None:
         """Come back after a fall, with what it had."""
+
+    def mend(self) -> str | None:
+        """Start it anew if it has locked itself up. :returns: what it waited for; None if it has not."""
 
     def end(self) -> None:
         """Be gone, with all it had."""
@@ -102,13 +106,26 @@ class RealEngine:
     def rise(self) -> None:
         """See `Engine.rise`."""
         self._engine.restart(kill=False)  # waits for the end of what was told to end
-        while self.swarm and ask(self.path, "GET", "/services")[0] != 200:
-            pass  # it elects itself
+        self._elect()
+
+    def mend(self) -> str | None:
+        """See `Engine.mend`."""
+        hang = look(self._engine)
+        if hang is None or not hang.locked:
+            return None
+        self._engine.restart(kill=True)
+        self._elect()
+        return str(hang)
 
     def end(self) -> None:
         """See `Engine.end`."""
         self._engine.stop()
         shutil.rmtree(self._engine.directory)
+
+    def _elect(self) -> None:
+        """Wait until it, as a swarm of one, has elected itself."""
+        while self.swarm and ask(self.path, "GET", "/services")[0] != 200:
+            pass
 
 
 class MadeUpEngine(FakeEngine):
@@ -142,6 +159,10 @@ class MadeUpEngine(FakeEngine):
         for container in [*self.containers.values()]:
             if container.id in self._up and _restarts(container):
                 asyncio.run_coroutine_threadsafe(self._start(_nobody(), container.id), self._loop).result()
+
+    def mend(self) -> str | None:
+        """See `Engine.mend`."""
+        return None
 
     def end(self) -> None:
         """See `Engine.end`."""

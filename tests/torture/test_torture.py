@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -53,5 +54,7 @@ class TortureTests(SynchronousTestCase):
         self.assertGreaterEqual(len(steps.STEPS), 60)
         process = self.start("--engine=real", "--every-step")
         output = process.communicate(timeout=_SECONDS)[0]
+        for note in re.findall(r"^note: .*\n(?:  .*\n)*", output, re.MULTILINE):
+            sys.stdout.write(f"\n{note}")  # the runner tells it
         self.assertEqual(process.returncode, 0, output)
         self.assertIn(f"0 failed; {len(steps.STEPS)} of {len(steps.STEPS)} steps hit", output)
