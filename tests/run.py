@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -98,15 +98,19 @@ class Runner:
     _lock: threading.Lock = field(default=Factory(threading.Lock), init=False)
     _stopped: bool = field(default=False, init=False)
 
-    def run(self, *command: str, **environment: str) -> tuple[int, str]:
+    def run(
+        self, *command: str, seconds: float | None = None, environment: Mapping[str, str] | None = None
+    ) -> tuple[int, str]:
         """Run a command in the project's directory.
 
+        :param seconds: after these it is killed; None: PART_SECONDS.
         :param environment: added to this process's own.
-        :returns: its status and its output, both streams mixed as they came. Killed after PART_SECONDS.
+        :returns: its status and its output, both streams mixed as they came.
         """
+        seconds = PART_SECONDS if seconds is None else seconds
         if self._stopped:
             return -1, "not run, as all was stopped"
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), RUN_VARIABLE: self.identity, **environment}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), RUN_VARIABLE: self.identity, **(environment or {})}
         process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -121,10 +125,10 @@ class Runner:
         with self._lock:
             self._running.add(process)
         try:
-            output, _ = process.communicate(timeout=PART_SECONDS)
+            output, _ = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            output = process.communicate()[0] + f"\nkilled after {PART_SECONDS} s"
+            output = process.communicate()[0] + f"\nkilled after {seconds:.4g} s"
         finally:
             with self._lock:
                 self._running.discard(process)
@@ -155,9 +159,17 @@ def modules(*folders: str) -> list[str]:
     return [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in found]
 
 
-def trial(runner: Runner, name: str, names: list[str], measured: bool = True, **environment: str) -> Result:
+def trial(
+    runner: Runner,
+    name: str,
+    names: list[str],
+    measured: bool = True,
+    seconds: float | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Result:
     """Run test modules with trial, coverage measured also in the processes that they start.
 
+    :param seconds: after these they are killed; None: PART_SECONDS.
     :param environment: added to this process's own.
     """
     if not names:
@@ -173,8 +185,8 @@ def trial(runner: Runner, name: str, names: list[str], measured: bool = True, **
         "twisted.trial",
         temporary,
         *names,
-        COVERAGE_FILE=str(COVERAGE_DATA / name),
-        **environment,
+        seconds=seconds,
+        environment={"COVERAGE_FILE": str(COVERAGE_DATA / name), **(environment or {})},
     )
     return count_trial(name, status, output)
 
@@ -253,20 +265,26 @@ def integration(runner: Runner) -> Result:
     forget_coverage("integration")
     if runner.engine is None:
         return trial(runner, "integration", names)
+    results, end = list[Result](), time.monotonic() + PART_SECONDS
     with Watch(engine=runner.engine) as watch:
-        results = [module_on(watch, runner, name) for name in names]
-        silent = [str(hang) for hang in watch.hangs() if not hang.locked]
-    result = total("integration", results)
-    return evolve(result, output="\n".join([result.output, *silent]))
+        for name in names:
+            results.append(module_on(watch, runner, name, end))
+            if silent := [str(hang) for hang in watch.hangs() if not hang.locked]:
+                results.append(Result(name="integration", failed=1, output="\n".join(["no more was run:", *silent])))
+                break
+    return total("integration", results)
 
 
-def module_on(watch: Watch, runner: Runner, module: str) -> Result:
-    """Run a module of the integration tests, once more if its engine locked itself up."""
+def module_on(watch: Watch, runner: Runner, module: str, end: float) -> Result:
+    """Run a module of the integration tests, once more if its engine locked itself up.
+
+    :param end: on the monotonic clock, when it is killed.
+    """
     before = len(watch.hangs())
-    result = trial(runner, "integration", [module])
+    result = trial(runner, "integration", [module], seconds=end - time.monotonic())
     locked = [hang for hang in watch.hangs()[before:] if hang.locked]
     if locked:
-        again = trial(runner, "integration", [module])
+        again = trial(runner, "integration", [module], seconds=end - time.monotonic())
         result = evolve(again, notes=tuple(f"{module}: run twice, as {hang}" for hang in locked))
     return result
 
@@ -294,7 +312,7 @@ def builds(runner: Runner) -> Result:
         with bundled(os.environ[ENGINES_VARIABLE], BUILDER, BUILDER, ()) as engine:
             variables = {CLIENT_VARIABLE: engine.cli, ENGINE_VARIABLE: engine.address, **engine.environment}
             names = [name for name in modules("integration") if ".test_builds" in name]
-            return trial(runner, "builds", names, measured=False, **variables)
+            return trial(runner, "builds", names, measured=False, environment=variables)
     except subprocess.SubprocessError as error:
         return Result(name="builds", skipped=1, reasons=(f"builds: there is no {BUILDER}: {error}",))
 

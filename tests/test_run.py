@@ -12,6 +12,8 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests import run
+from tests.support.dockerd import PrivateEngine
+from tests.support.hangs import Hang, Watch
 
 SKIPPED = "[SKIPPED]\nno engine\n\ntests.a.B.test_c\ntests.a.B.test_d\n[SKIPPED]\nno root\n\ntests.a.B.test_e\n"
 
@@ -74,6 +76,42 @@ class CountTests(SynchronousTestCase):
         """Each reason for skipping is named once."""
         result = run.count_trial("unit", 0, f"{SKIPPED}PASSED (skips=3)\n")
         self.assertEqual(result.reasons, ("unit: no engine", "unit: no root"))
+
+
+class ModuleTests(SynchronousTestCase):
+    """A module of the integration tests, on an engine that is watched."""
+
+    def run_once(self, *hangs: Hang) -> tuple[run.Result, int]:
+        """Run a module that fails at first, as an engine hangs. :returns: its result, and how often it ran."""
+        watch = Watch(engine=PrivateEngine("/nowhere"))
+        results = [run.Result(name="integration", failed=1), run.Result(name="integration", passed=2)]
+
+        def trial(*arguments: object, **options: object) -> run.Result:
+            watch._hangs.extend(hangs)
+            return results.pop(0)
+
+        self.patch(run, "trial", trial)
+        result = run.module_on(watch, run.Runner(identity="x"), "tests.x", time.monotonic() + 10)
+        return result, 2 - len(results)
+
+    def test_failed(self) -> None:
+        """What fails on an engine that answers has failed."""
+        self.assertEqual(self.run_once(), (run.Result(name="integration", failed=1), 1))
+
+    def test_silent(self) -> None:
+        """So has what fails on one that is silent, but not for its own locks."""
+        self.assertEqual(
+            self.run_once(Hang(path="/networks", locked=())), (run.Result(name="integration", failed=1), 1)
+        )
+
+    def test_locked(self) -> None:
+        """One that locked itself up has the module run once more, which is told."""
+        result, count = self.run_once(Hang(path="/networks", locked=(("f", "g"),)))
+        self.assertEqual((result.passed, result.failed, count), (2, 0, 2))
+        self.assertEqual(
+            result.notes,
+            ("tests.x: run twice, as the engine hung at GET /networks, in nothing that is known\n  f < g",),
+        )
 
 
 class SummaryTests(SynchronousTestCase):
