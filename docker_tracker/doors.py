@@ -189,6 +189,8 @@ class Door:
         self._bound: list[Bound] = []
         self._ports: list[IListeningPort] = []
         self._accepted = 0
+        #: How many clients have come in elsewhere, by the rules for a shared socket.
+        self.attributed = 0
 
     @property
     def anew(self) -> list[str]:
@@ -232,7 +234,7 @@ class Door:
 
     def busy(self) -> bool:
         """Whether a client is connected, or one was since this was last asked."""
-        accepted = sum(acceptor.accepted for acceptor in self._acceptors)
+        accepted = self.attributed + sum(acceptor.accepted for acceptor in self._acceptors)
         came, self._accepted = accepted > self._accepted, accepted
         return came or self.connected()
 
@@ -278,7 +280,7 @@ class Doors:
         self._hub, self._settings, self._daemon, self._binder = hub, settings, daemon, binder
         self._dialler: Dialler | None = None
         self._attribution = Attribution(settings.attribute)
-        self._open: dict[str, tuple[IJob, Entrance]] = {}
+        self._open: dict[str, tuple[IJob, Entrance, Door]] = {}
         self.listening: list[Bound] = []
 
     def listen(self) -> None:
@@ -309,7 +311,7 @@ class Doors:
         plan = self.plan(job)
         entrance = Entrance("", job.id, job.name, plan, self._dial(), self._settings.limits, self._settings.debug)
         door = Door(self._hub, job, plan, self._binder, lambda: self._open.pop(job.id, None))
-        self._open[job.id] = job, entrance
+        self._open[job.id] = job, entrance, door
         try:
             if job.name == DEFAULT:
                 self._open_default(door, entrance)
@@ -365,8 +367,12 @@ class Doors:
         """Return what says whose a client of a shared listener is: by the rules, or the job's "default"."""
 
         def choose(peer: Peer) -> Entrance:
-            job = self._attribution.choose(peer, [each for each, _ in self._open.values()])
-            return own if job is None else attrs.evolve(self._open[job.id][1], listener=own.listener)
+            job = self._attribution.choose(peer, [each for each, _, _ in self._open.values()])
+            if job is None:
+                return own
+            _, entrance, door = self._open[job.id]
+            door.attributed += 1
+            return attrs.evolve(entrance, listener=own.listener)
 
         return choose
 

@@ -111,7 +111,7 @@ class Ends:
     :ivar process: The process whose end it is; in a request only its pid is known.
     :ivar container: The container whose end it is, by any reference; once the job is made, by its full ID.
     :ivar ttl: Seconds after the job was made.
-    :ivar idle: Seconds without an exchange in flight and without a stream.
+    :ivar idle: Seconds without a connected client.
     :ivar lease: Seconds after the last connection that held the job's lease was lost; the same time is given to take
         the first one, and to come back after a restart of the tracker.
     """

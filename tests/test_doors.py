@@ -228,6 +228,19 @@ class SharedTests(DoorsCase):
         door.close()
         self.assertEqual(owner(), "id-default")
 
+    def test_attributed_is_busy(self) -> None:
+        """A client that came by a rule and went is use of its job, which would end as idle else."""
+        self.doors = self.make_doors(f'[[attribute]]\nuid = {os.getuid()}\njob = "build"')
+        self.doors.listen()
+        self.open(self.job(DEFAULT))
+        door = self.open(self.job("build"))
+        self.assertFalse(door.busy())
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(self.directory / "run" / "docker.sock"))
+        self.reactor.turn(3)
+        self.assertFalse(door.connected())
+        self.assertEqual([door.busy(), door.busy()], [True, False])
+
     def test_bad_rule(self) -> None:
         """A rule that is none stops the start."""
         self.assertRaises(ConfigurationError, self.make_doors, '[[attribute]]\njob = "build"')

@@ -48,7 +48,7 @@ def job() -> None:
 @click.option("--cgroup-parent", metavar="VALUE", help="The cgroup of its containers, as for the daemon.")
 @click.option("--own-cgroup", is_flag=True, help="Give it a cgroup of its own.")
 @click.option("--ttl", type=Duration(_LEAST_SECONDS), help="End it so long after now: 90, 15m, 1h30m.")
-@click.option("--idle", type=Duration(_LEAST_SECONDS), help="End it after so long without a request.")
+@click.option("--idle", type=Duration(_LEAST_SECONDS), help="End it after so long without a client.")
 @click.option(
     "--lease", type=Duration(_LEAST_SECONDS), help="End it so long after nobody holds its lease any more (job lease)."
 )
