@@ -692,6 +692,15 @@ class KeepTests(ReapCase):
         self.clock.advance(3601)
         self.assertEqual(self.outcomes(self.reap(keep=("*:all-*",)))["wished"], "removed")
 
+    def test_old_image(self) -> None:
+        """An image that says it was made long ago, as a loaded one may, is kept from when it came."""
+        wish = {"docker-tracker.retain": "1h"}
+        image = self.record("image", self.engine.add("image", "old:1", wish, created=0.0), name="")
+        self.record("image", "old:1", parent=image)
+        self.assertEqual(self.outcomes(self.reap()), {image: "kept", "old:1": "kept"})
+        self.clock.advance(3601)
+        self.assertEqual(self.outcomes(self.reap()), {image: "removed", "old:1": "removed"})
+
     def test_anonymous_volume(self) -> None:
         """A kept anonymous volume outlives its container, which the engine must not take it along with."""
         container = self.add("container", "web", EndsAfter=0.0)

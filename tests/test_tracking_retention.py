@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from docker_tracker.engine.inventory import Seen
 from docker_tracker.job import Keep
 from docker_tracker.tracking.retention import RETAIN_LABEL, Retention, duration
 
@@ -35,7 +34,7 @@ class RetentionTests(SynchronousTestCase):
     def reason(self, wish: str | None = None, now: float = 1000.0, kind: str = "volume", name: str = "v") -> str:
         retention = Retention((Keep("volume", "cache-*"), Keep("*", "golden")), 7 * DAY)
         labels = {} if wish is None else {RETAIN_LABEL: wish}
-        return retention.reason(kind, Seen("id", (name,), labels, 1000.0), {name}, now)
+        return retention.reason(kind, labels, {name}, 1000.0, now)
 
     def test_rules(self) -> None:
         """A rule holds for its kind and names."""
@@ -62,5 +61,5 @@ class RetentionTests(SynchronousTestCase):
 
     def test_not_let(self) -> None:
         """With no time to give, no wish is granted."""
-        seen = Seen("id", ("v",), {RETAIN_LABEL: "3d"}, 1000.0)
-        self.assertEqual(Retention((), 0.0).reason("volume", seen, {"v"}, 1000.0), "")
+        labels = {RETAIN_LABEL: "3d"}
+        self.assertEqual(Retention((), 0.0).reason("volume", labels, {"v"}, 1000.0, 1000.0), "")

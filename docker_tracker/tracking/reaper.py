@@ -314,7 +314,7 @@ class _Course:
         now = self._reaper.now()
         kept: dict[Reference, str] = {}
         for thing in things:
-            reason = self._retention.reason(thing.kind, thing.seen, thing.names, now)
+            reason = self._retention.reason(thing.kind, thing.seen.labels, thing.names, thing.created, now)
             if thing.kind == "image" and not self._images:
                 reason = "the configuration keeps images"
             if thing.kind == "volume" and self._came_back(thing):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import attrs
 
-from docker_tracker.engine.inventory import Seen
 from docker_tracker.job import Keep
 
 RETAIN_LABEL: Final = "docker-tracker.retain"
@@ -37,21 +36,22 @@ class Retention:
     rules: tuple[Keep, ...]
     most: float
 
-    def reason(self, kind: str, seen: Seen, names: Iterable[str], now: float) -> str:
+    def reason(self, kind: str, labels: Mapping[str, str], names: Iterable[str], created: float, now: float) -> str:
         """Return in a sentence why a thing is kept; the empty string: it is not.
 
         :param names: All that it is called.
+        :param created: When it was made, or the job came to have it.
         :param now: Seconds since the epoch.
         """
         for rule in self.rules:
             if any(rule.holds(kind, name) for name in names):
                 return f"the rule {rule} keeps it"
-        wish = seen.labels.get(RETAIN_LABEL)
+        wish = labels.get(RETAIN_LABEL)
         if not isinstance(wish, str) or not self.most:
             return ""
         # A wish that can't be read is one all the same: what it would cost to remove the thing is not ours to say.
         seconds = duration(wish)
-        until = seen.created + min(self.most if seconds is None else seconds, self.most)
+        until = created + min(self.most if seconds is None else seconds, self.most)
         if now >= until:
             return ""
         when = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(until))
