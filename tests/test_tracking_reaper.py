@@ -692,6 +692,13 @@ class KeepTests(ReapCase):
         self.clock.advance(3601)
         self.assertEqual(self.outcomes(self.reap(keep=("*:all-*",)))["wished"], "removed")
 
+    def test_wish_of_image(self) -> None:
+        """That an image is to be retained keeps no container of it, unless that has a wish of its own."""
+        image = self.record("image", self.engine.add("image", "app:1", {"docker-tracker.retain": "1h"}), name="")
+        for name, wish in (("inherits", "1h"), ("wishes", "2h")):
+            self.engine.add("container", name, self.labels(**{"docker-tracker.retain": wish}), Image=image)
+        self.assertEqual(self.outcomes(self.reap()), {image: "kept", "inherits": "removed", "wishes": "kept"})
+
     def test_old_image(self) -> None:
         """An image that says it was made long ago, as a loaded one may, is kept from when it came."""
         wish = {"docker-tracker.retain": "1h"}

@@ -90,13 +90,14 @@ async def mark_gone(ledger: ILedger, lists: Lists, known: Iterable[Resource], ki
             await ledger.gone([resource for resource in resources if resource.identifier not in called])
 
 
-async def is_inherited(engine: IEngine, image: str, job_id: str) -> bool:
-    """Return whether a container can have a job's label from its image: then it proves nothing.
+async def is_inherited(engine: IEngine, image: str, value: str, label: str = JOB_ID_LABEL) -> bool:
+    """Return whether a container can have a label from its image: then it proves nothing.
 
     Whoever builds an image can put any label into it, and every container of it has that.
 
     :param image: The container's.
+    :param value: The label's; by default that is a job's ID.
     :raises EngineError: the engine can't say.
     """
     found: Any = await engine.get(inspect_path("image", image)) if image else None
-    return isinstance(found, dict) and inspected("image", found).labels.get(JOB_ID_LABEL) == job_id
+    return isinstance(found, dict) and inspected("image", found).labels.get(label) == value

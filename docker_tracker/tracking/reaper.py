@@ -29,7 +29,7 @@ from docker_tracker.own_container import OwnContainer
 from docker_tracker.records import Reference, Relation, Resource
 from docker_tracker.tracking.lists import LABELLED, SWARM, Lists, is_inherited
 from docker_tracker.tracking.removal import Fate, Remover, Result, Surroundings, Thing
-from docker_tracker.tracking.retention import Retention
+from docker_tracker.tracking.retention import RETAIN_LABEL, Retention
 from docker_tracker.tracking.sharing import Sharing
 
 _AT_ONCE: Final = 8  # calls to the engine for one job
@@ -294,6 +294,12 @@ class _Course:
             inherits = kind == "container" and resource is None
             if inherits and await is_inherited(self._engine, seen.image, self.job.id):
                 return None
+            wish = seen.labels.get(RETAIN_LABEL)
+            # To retain an image is no wish to have what runs of it run on.
+            if kind == "container" and wish and await is_inherited(self._engine, seen.image, wish, RETAIN_LABEL):
+                seen = attrs.evolve(
+                    seen, labels={name: seen.labels[name] for name in seen.labels.keys() - {RETAIN_LABEL}}
+                )
         return Thing(kind=kind, identifier=identifier, seen=seen, document=document, resource=resource)
 
     def _is_the_jobs(self, kind: str, seen: Seen, resource: Resource | None) -> bool:
