@@ -186,7 +186,10 @@ class IJobs(Interface):
         """Hold a job."""
 
     async def reap(reference: str, dry_run: bool = False) -> ReapReport:
-        """Remove what a job has made up to now; the job itself goes on, if it has not ended."""
+        """Remove what a job has made up to now; the job itself goes on, if it has not ended.
+
+        What was done is the report of its last reap from then on.
+        """
 
     async def reconcile(dry_run: bool = False, adopt: str = "") -> ReapReport:
         """Compare engine and ledger once, now, and mend the difference.
@@ -247,7 +250,7 @@ class ILedger(Interface):
         """
 
     def set_job(
-        job_id: str, state: JobState, *, reason: str | None = None, report: ReapReport | None = None
+        job_id: str, state: JobState | None, *, reason: str | None = None, report: ReapReport | None = None
     ) -> Deferred[IJob]:
         """Write down where a job stands, and return it as it is then. None leaves what is there.
 

@@ -226,10 +226,10 @@ class FakeLedger:
         return self._answer(work)
 
     def set_job(
-        self, job_id: str, state: JobState, *, reason: str | None = None, report: ReapReport | None = None
+        self, job_id: str, state: JobState | None, *, reason: str | None = None, report: ReapReport | None = None
     ) -> Deferred[IJob]:
         """See `ILedger.set_job`; time stands still."""
-        ended = {} if state is JobState.OPEN else {"ended": 0.0}
+        ended = {} if state in (None, JobState.OPEN) else {"ended": 0.0}
         changes: dict[str, Any] = {"state": state, "reason": reason, "report": report, **ended}
         given = {name: value for name, value in changes.items() if value is not None}
 

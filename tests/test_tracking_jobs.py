@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred, fail
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
@@ -599,6 +600,35 @@ class JobsTests(SynchronousTestCase):
         self.assertEqual(self.reaper.reaped, ["build", DEFAULT])
         self.assertEqual(self.jobs.get("build").state, JobState.OPEN)
         self.assertEqual(self.events(), ["job started", "job reaped"])
+
+    def test_reap_reported(self) -> None:
+        """The report of a reap is the job's, whether it is open or gone, and after a restart; a dry run leaves none."""
+        job = self.make()
+        self.result(self.jobs.reap("build", dry_run=True))
+        self.assertIsNone(self.jobs.get("build").report)
+        for reference in ("build", DEFAULT):
+            report = self.result(self.jobs.reap(reference))
+            self.assertEqual(self.jobs.get(reference).report, report)
+        self.stop()
+        self.start_again()
+        self.assertIsNotNone(self.jobs.get(DEFAULT).report)
+        self.assertEqual(
+            (self.jobs.get("build").report, self.jobs.get("build").state),
+            (ReapReport(job_id=job.id, job="build"), JobState.OPEN),
+        )
+        self.result(self.jobs.end("build", "enough"))
+        self.reaper.left = (ReapItem(kind="volume", identifier="v"),)
+        report = self.result(self.jobs.reap("build"))
+        self.assertEqual((self.jobs.get("build").report, self.jobs.get("build").state), (report, JobState.GONE))
+
+    def test_report_lost(self) -> None:
+        """Where the report cannot be written, that is logged, and who asked for the reap has it all the same."""
+        self.make()
+        self.ledger.full = True
+        with capturedLogs() as logs:
+            report = self.result(self.jobs.reap("build"))
+        self.assertEqual(self.jobs.get("build").report, report)
+        self.assertTrue(any("report on job build is lost" in str(formatEvent(each)) for each in logs))
 
     def test_reap_failed(self) -> None:
         """A job that has failed, or is kept for that, is gone as soon as somebody has removed what was left of it."""

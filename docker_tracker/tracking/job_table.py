@@ -136,7 +136,7 @@ def past(database: sqlite3.Connection, most: int) -> list[IJob]:
 def change(
     database: sqlite3.Connection,
     job_id: str,
-    state: JobState,
+    state: JobState | None,
     reason: str | None,
     report: ReapReport | None,
     now: float,
@@ -150,6 +150,7 @@ def change(
     job = get(database, job_id)
     if job is None:
         raise LedgerError(path, f"it has no job {job_id}")
+    state = state or job.state
     if state is JobState.OPEN and job.ended is not None:
         raise LedgerError(path, f"the job {job.name!r} ({job_id}) has ended: it cannot be open again")
     ended = job.ended if state is JobState.OPEN or job.ended is not None else now

@@ -11,7 +11,7 @@ import shlex
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 from urllib.parse import quote
 
 import attrs
@@ -27,6 +27,7 @@ from docker_tracker.engine.inventory import is_inspectable
 from docker_tracker.errors import ConfigurationError, EngineError, LedgerError, RefusedError
 from docker_tracker.interfaces import IEngine, IJob, IJobs, ILease, ILedger
 from docker_tracker.job import DEFAULT, JobRequest, JobState, ReapItem, ReapReport, check_name, is_slice
+from docker_tracker.job_record import Job
 from docker_tracker.records import Intent, Relation, Resource
 from docker_tracker.tracking.ends import EndWatch, IEndReactor, resolve
 from docker_tracker.tracking.life import Course, Life, make_life
@@ -301,11 +302,13 @@ class Jobs:
         if not dry_run:
             self.count(report)
             self.tell("job reaped", job, _summary(report))
+            if job.id in self._found:
+                await self.reaped(job, report, report.complete)
+            else:
+                await self._report(job.id, report)
             course = self._courses.get(job.id)
             if course is not None and course.job.state is JobState.FAILED and report.complete:
                 course.release()
-            elif job.id in self._found:
-                await self.reaped(job, report, report.complete)
         return report
 
     async def reconcile(self, dry_run: bool = False, adopt: str = "") -> ReapReport:
@@ -454,6 +457,18 @@ class Jobs:
         return f"; it does not run, look at what it said: docker{host} logs {short}" if status == _CONFLICT else ""
 
     # Inside
+
+    async def _report(self, job_id: str, report: ReapReport) -> None:
+        """Keep the report of a reap that somebody asked for, wherever the job stands by now."""
+        try:
+            await self.ledger.set_job(job_id, None, report=report)
+        except LedgerError as error:
+            self.log.error("the report on job {job} is lost: {error}", job=report.job, error=str(error))
+        course = self._courses.get(job_id)
+        if course is not None:
+            course.job = attrs.evolve(cast(Job, course.job), report=report)
+        elif job_id in self._past:
+            self._past[job_id] = attrs.evolve(cast(Job, self._past[job_id]), report=report)
 
     async def _check_parent(self, parent: str | None) -> None:
         """Refuse a path where the engine takes slices only; if it is away, that is told at the first create.

@@ -208,7 +208,7 @@ class Ledger:
         return self._database.run(lambda database: job_table.restore(database, job_id, name, created, reason, now))
 
     def set_job(
-        self, job_id: str, state: JobState, *, reason: str | None = None, report: ReapReport | None = None
+        self, job_id: str, state: JobState | None, *, reason: str | None = None, report: ReapReport | None = None
     ) -> Deferred[IJob]:
         """Write down where a job stands, and return it as it is then; see `ILedger.set_job`."""
         now, path = self._now(), str(self._path)
