@@ -424,6 +424,17 @@ class JobsTests(SynchronousTestCase):
         self.assertEqual(self.jobs.get(job.id).state, JobState.GONE)
         self.assertEqual(self.reaper.reaped, ["build"])
 
+    def test_kept_over_a_restart(self) -> None:
+        """What is kept goes by itself if its time was over before the start, or the clock was set back meanwhile."""
+        for passed, left in ((200.0, 1.0), (-1_000.0, 101.0)):
+            job = self.make(keep_on_failure=100.0)
+            self.result(self.jobs.end("build", "it exited with 1", failed=True))
+            self.stop()
+            self.now += passed
+            self.start_again()
+            self.advance(left)
+            self.assertEqual(self.jobs.get(job.id).state, JobState.GONE, passed)
+
     def test_kept_and_not_running(self) -> None:
         """One that has ended is looked at by its logs; one that is paused already is as good as one that is now."""
         for message, command in (("is not running", "logs"), ("is already paused", "unpause"), ("", "")):

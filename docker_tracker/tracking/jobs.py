@@ -648,7 +648,9 @@ class _Course(Course):
 
     def _kept_for(self) -> float:
         """Return for how many seconds yet the job is kept because it failed."""
-        return (self.job.ended or 0.0) + (self.job.request.keep_on_failure or 0.0) - self._jobs.now()
+        most = self.job.request.keep_on_failure or 0.0
+        # A clock that was set back does not have it kept for longer than it was to be from now.
+        return min(max((self.job.ended or 0.0) + most - self._jobs.now(), 0.0), most)
 
     def bury(self) -> None:
         """Forget it."""
@@ -658,7 +660,7 @@ class _Course(Course):
     def wait(self) -> None:
         """Wait for the next try; a job that is kept has a time for it."""
         report = self.job.report
-        if report is not None and report.problem.startswith(_KEPT) and self._kept_for() > 0:
+        if report is not None and report.problem.startswith(_KEPT):
             self.held = self._jobs.reactor.callLater(self._kept_for(), self._unhold)
         self._tell()
 
