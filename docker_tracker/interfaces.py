@@ -208,6 +208,7 @@ class IJobs(Interface):
         """Return the events after a number, oldest first.
 
         :param on_event: Is called with each further one until `stop_events`.
+        :raises docker_tracker.errors.RefusedError: no event has had that number yet.
         """
 
     def stop_events(on_event: Callable[[Mapping[str, Any]], None]) -> None:
@@ -266,7 +267,8 @@ class ILedger(Interface):
     def events(since: int, most: int = 1000) -> Deferred[list[dict[str, Any]]]:
         """Return at most so many events after a number, oldest first.
 
-        Each has ``number``, ``time`` (ISO 8601, UTC), ``event``, ``job_id``, ``job`` and ``data``.
+        Each has ``number``, ``time`` (ISO 8601, UTC), ``event``, ``job_id``, ``job`` and ``data``. If none has had that
+        number yet, fails with `docker_tracker.errors.RefusedError`.
         """
 
     def adopt_instance(instance: str) -> Deferred[None]:

@@ -659,6 +659,18 @@ class LifeTests(LedgerCase):
         self.assertEqual((second["time"], second["job_id"], second["job"]), ("1970-04-26T17:46:40.250Z", job.id, "web"))
         self.assertEqual(self.successResultOf(self.ledger.events(1)), [second])
         self.assertEqual(self.successResultOf(self.ledger.events(0, most=1)), [first])
+        self.assertEqual(self.successResultOf(self.ledger.events(2)), [])
+
+    def test_event_of_another_ledger(self) -> None:
+        """A number that no event has had yet is of a ledger that was lost: whoever asks would miss what came since."""
+        self.assertEqual(self.successResultOf(self.ledger.events(0)), [])
+        self.successResultOf(self.ledger.add_event("ledger-replaced", None, {}))
+        error = self.failureResultOf(self.ledger.events(2), RefusedError).value
+        self.assertEqual(error.status, 404)
+        self.assertIn("no event 2 here yet, the last one is 1", error.message)
+        self.clock.advance(40 * 86400.0)
+        self.successResultOf(self.ledger.prune())
+        self.assertEqual(self.successResultOf(self.ledger.events(1)), [])
 
     def test_instances(self) -> None:
         """Whose things became ours is known for ever."""

@@ -185,11 +185,21 @@ def add_event(database: sqlite3.Connection, event: str, job: IJob | None, data: 
 
 
 def events(database: sqlite3.Connection, since: int, most: int) -> list[dict[str, Any]]:
-    """Return the events after a number, oldest first."""
+    """Return the events after a number, oldest first.
+
+    :raises RefusedError: no event has had that number yet; who asks knows it from another ledger, and would miss some.
+    """
     rows = database.execute(
         "SELECT number, time, event, job_id, job, data FROM events WHERE number > ? ORDER BY number LIMIT ?",
         (since, most),
-    )
+    ).fetchall()
+    last = database.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'").fetchone()[0]
+    if since > last:
+        raise RefusedError(
+            f"there was no event {since} here yet, the last one is {last}: the ledger was begun anew or put back since,"
+            " so take up events from 0 on",
+            404,
+        )
     return [
         {
             "number": number,
