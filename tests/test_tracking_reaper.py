@@ -190,6 +190,15 @@ class OrderTests(ReapCase):
         self.assertEqual(self.engine.named("container"), {"young"})
         self.assertIn(image, self.engine.things["image"])
 
+    def test_clock_set_back(self) -> None:
+        """What says that it was made in the future is not young for ever, if the engine has the clock that we have."""
+        self.add("container", "young", created=START + 40)
+        self.add("container", "old", created=START + 3600)
+        address, self.engine.address = self.engine.address, "tcp://engine:2375"
+        self.assertEqual(self.outcomes(self.reap(made_before=START - 50)), {})
+        self.engine.address = address
+        self.assertEqual(self.outcomes(self.reap(made_before=START - 50)), {"old": "removed"})
+
     def test_together(self) -> None:
         """Two reaps of one job wait for each other; of other jobs they do not."""
         self.add("network", "net")

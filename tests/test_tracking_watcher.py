@@ -780,6 +780,14 @@ class LostTests(WatcherCase):
         self.clock.pump([1] * 200)
         self.assertEqual(self.engine.asked, [])
 
+    def test_clock_set_back(self) -> None:
+        """A clock that was set back does not have it looked for until it has caught up."""
+        number = self.lose(("container", "web"))
+        self.watcher = Watcher(self.engine, self.ledger, self.clock, lambda: NOW - 3600, labelled=True)
+        self.start()
+        self.clock.pump([1] * 10)
+        self.assertEqual(self.state(number), "failed")
+
     def test_comes_late(self) -> None:
         """An engine that finishes a create after its client has left is seen to."""
         number = self.lose(("container", "web"))

@@ -262,8 +262,20 @@ class _Course:
         things = [thing for thing in found if thing is not None]
         self._containers.update(thing.identifier for thing in things if thing.kind == "container")
         await self._gone(wanted, {thing.reference for thing in things})
-        young = self._made_before
-        return [thing for thing in things if young is None or thing.created < young]
+        return [thing for thing in things if not self._is_young(thing)]
+
+    def _is_young(self, thing: Thing) -> bool:
+        """Whether a thing is to be left alone yet."""
+        before, now = self._made_before, self._reaper.now()
+        if before is None or thing.created < before:
+            return False
+        # On this host that can only be what was made before the clock was set back.
+        is_of_the_future = thing.created > now + (now - before)
+        return not (is_of_the_future and self._is_local())
+
+    def _is_local(self) -> bool:
+        """Whether the engine's clock is ours."""
+        return self._engine.address.startswith("unix:")
 
     async def _gone(self, wanted: dict[Reference, Resource | None], found: Collection[Reference]) -> None:
         """Note what is not there any more, or is not what it was."""
@@ -347,7 +359,7 @@ class _Course:
         """Whether a volume has nothing but the name of one that the job made."""
         if thing.resource is None or thing.seen.labels.get(JOB_ID_LABEL):
             return False
-        slack = _LOCAL_SLACK if self._engine.address.startswith("unix:") else _REMOTE_SLACK
+        slack = _LOCAL_SLACK if self._is_local() else _REMOTE_SLACK
         return thing.seen.created > thing.resource.created + slack
 
     @staticmethod

@@ -89,7 +89,7 @@ class Watcher(Worker):
         self._complaint: type[EngineError | LedgerError] | None = None
         self._to_look_at: set[str] = set()
         self._looking = DeferredLock()
-        self._pruned = 0.0
+        self._pruned: float | None = None
         self._bell = Bell(clock)
 
     async def work(self) -> None:
@@ -212,8 +212,8 @@ class Watcher(Worker):
         if self._labelled:
             made = {(resource.kind, resource.identifier) for resource in known if resource.relation is Relation.MADE}
             await self._adopt(kinds.union(intent.kind for intent, _ in lost), made, lists, began)
-        if self._now() - self._pruned >= _PRUNE_SECONDS:
-            self._pruned = self._now()
+        if self._pruned is None or self._clock.seconds() - self._pruned >= _PRUNE_SECONDS:
+            self._pruned = self._clock.seconds()
             await self._ledger.prune()
         return waiting
 
@@ -268,7 +268,8 @@ class Watcher(Worker):
             inspected = await self._engine.get(inspect_path("container", container.identifier))
             for name in volumes_of(inspected):
                 found.append(intent.led_to("volume", name, name=name))
-        late = self._now() - (intent.settled or 0.0) >= self._grace_seconds
+        # Either way: a clock that is set back must not have it looked for until it has caught up.
+        late = abs(self._now() - (intent.settled or 0.0)) >= self._grace_seconds
         if not late and intent.kind in LISTED and not _is_all(intent, found, recorded):
             await self._ledger.record(intent.number, found)
             return False
