@@ -143,7 +143,8 @@ class JobsService:
 
     def _reconciled(self, report: ReapReport) -> None:
         """Count a pass of the reconciler, and what it came upon."""
-        result = "done" if report.complete else "incomplete" if report.passes else "failed"
+        mended = report.complete and all(item.outcome != "would remove" for item in report.items)
+        result = "done" if mended else "incomplete" if report.passes else "failed"
         self.counts.reconcile_finished(result, time.time())
         self._sweep()
         if not report.dry_run:
