@@ -184,6 +184,7 @@ class ResolveTests(Case):
     def test_no_container(self) -> None:
         """A container that is not there, or does not run, is refused."""
         self.assertIn("there is no container 'nothing'", str(self.refused(container="nothing")))
+        self.assertIn("'../nothing' is no name", str(self.refused(container="../nothing")))
         self.engine.answers["/containers/odd/json"] = {"Id": 1}
         self.assertIn("there is no container 'odd'", str(self.refused(container="odd")))
         could_not = {"Running": False, "Status": "created", "ExitCode": 127, "Error": "no such file"}

@@ -22,6 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from docker_tracker.engine.inventory import is_inspectable
 from docker_tracker.errors import EngineError, RefusedError
 from docker_tracker.interfaces import IEngine, IJob, ILease
 from docker_tracker.job import Ends, Process
@@ -82,6 +83,8 @@ def _resolved(asked: Process) -> Process:
 
 async def _running(reference: str, engine: IEngine) -> str:
     """Return the full ID of a container that runs, or is yet to be started."""
+    if not is_inspectable(reference):  # the engine would say nothing that helps
+        raise RefusedError(f"{reference[:80]!r} is no name of a container, nor an ID: the job cannot end with it")
     answer = await engine.get(_inspect_path(reference))
     if not isinstance(answer, Mapping) or not isinstance(answer.get("Id"), str):
         raise RefusedError(f"there is no container {reference[:80]!r}: the job cannot end with it")
