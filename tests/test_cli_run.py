@@ -215,6 +215,15 @@ class RunTests(Case):
             self.assertIn("what job mine left is removed in the background", result.output)
             self.assertEqual(self.shell("exit 4").exit_code, 4)
 
+    def test_report_of_unknown_end(self) -> None:
+        """If nobody waits for the end, or it is not seen, the report has what is known; its file is never empty."""
+        path = Path(self.mktemp())
+        for error in (KeyboardInterrupt(), NoDaemon("nobody is there")):
+            with self.serve(), mock.patch.object(run, "_end", side_effect=error):
+                self.shell("exit 4", "--job=mine", f"--report={path}")
+            told = json.loads(path.read_text())
+            self.assertEqual((told["status"], told["leaked"], told["job"]["name"]), (4, None, "mine"))
+
     def test_interrupted_before(self) -> None:
         """Whoever does not wait until the command is run has the status of that."""
         with self.serve() as it, mock.patch.object(run, "_supervise", side_effect=KeyboardInterrupt):

@@ -10,6 +10,7 @@ import socket
 import struct
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -143,10 +144,14 @@ def run(wish: Wish, place: Place, environ: Mapping[str, str]) -> int:
         return _finish(wish, client, made, status, started, file)
     except KeyboardInterrupt:
         complain(f"what job {wish.name} left is removed in the background")
-        return status or INTERRUPTED
+        result = status or INTERRUPTED
     except TrackerError as error:
         complain(error)
-        return status or (FAILED if wish.fail_on_leak else 0)
+        result = status or (FAILED if wish.fail_on_leak else 0)
+    if file is not None and not file.closed:
+        with suppress(TrackerError):  # something else was told already
+            _write(file, {"status": status, "leaked": None, "job": made})
+    return result
 
 
 def _tracker(wish: Wish, place: Place, environ: Mapping[str, str]) -> Client:
