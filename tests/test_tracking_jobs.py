@@ -17,6 +17,7 @@ from docker_tracker.errors import ConfigurationError, EngineUnavailableError, Le
 from docker_tracker.interfaces import IJob, IJobs
 from docker_tracker.job import DEFAULT, Ends, JobRequest, JobState, Process, ReapItem, ReapReport
 from docker_tracker.records import Intent, Relation, Resource, State
+from docker_tracker.tracking import jobs
 from docker_tracker.tracking.jobs import Jobs
 from docker_tracker.tracking.ledger import Ledger
 from tests.support.hand_reactor import HandReactor
@@ -516,6 +517,15 @@ class JobsTests(SynchronousTestCase):
         self.assertEqual({self.jobs.get(job.id).id for job in (first, second)}, {first.id, second.id})
         self.assertIn(self.jobs.get("build").id, (first.id, second.id))
 
+    def test_bounded(self) -> None:
+        """Of the jobs that are gone the last are known by name, up to a number."""
+        self.patch(jobs, "MOST_PAST", 2)
+        for name in ("a", "b", "c"):
+            self.make(name)
+            self.result(self.jobs.end(name, "enough"))
+        self.assertRaises(RefusedError, self.jobs.get, "a")
+        self.assertEqual([job.name for job in self.jobs.jobs(everything=True)], ["b", "c", DEFAULT])
+
     def test_found(self) -> None:
         """A job that only labels told of is listed until it is gone, over restarts, too; the reconciler reaps it."""
         web, default = (
@@ -611,6 +621,18 @@ class JobsTests(SynchronousTestCase):
         self.assertEqual(self.reaper.reaped, ["build", DEFAULT])
         self.assertEqual(self.jobs.get("build").state, JobState.OPEN)
         self.assertEqual(self.events(), ["job started", "job reaped"])
+
+    def test_leaked(self) -> None:
+        """What was there at a job's end is counted once, however often that is tried; what is kept is no leak."""
+        self.reaper.left = tuple(
+            ReapItem(kind="volume", identifier=outcome, outcome=outcome) for outcome in ("left", "removed", "kept")
+        )
+        self.make()
+        self.result(self.jobs.reap("build"))
+        self.assertEqual(self.jobs.counts.leaked["volume"], 0)
+        self.result(self.jobs.end("build", "enough"))
+        self.jobs.retry()
+        self.assertEqual(self.jobs.counts.leaked["volume"], 2)
 
     def test_reap_reported(self) -> None:
         """The report of a reap is the job's, whether it is open or gone, and after a restart; a dry run leaves none."""

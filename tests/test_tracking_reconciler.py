@@ -222,6 +222,13 @@ class LeaveTests(ReconcileCase):
         self.assertEqual(self.once().items, ())
         self.assertEqual(self.all_names(), {"theirs", "odd"})
 
+    def test_lists_without_filter(self) -> None:
+        """1. So it is with an engine whose lists give more than was asked for, as some do for secrets."""
+        theirs = self.old("network", "theirs", self.unknown(instance="other"))
+        self.engine.answers["GET /networks"] = [(200, [self.engine.things["network"][theirs]])] * 2
+        self.assertEqual(self.once().items, ())
+        self.assertEqual(self.all_names(), {"theirs"})
+
     def test_same_instance(self) -> None:
         """1. A private tracker with our ID has its jobs left alone while it lives; that is looked at once in a pass."""
         self.end()
@@ -436,6 +443,8 @@ class HeuristicTests(ReconcileCase):
         self.container("web-3a1b2c3d")
         self.container("other", "/srv/alloc/1")
         self.container("xweb-4a1b2c3d", "/srv/alloc/1")
+        self.container("web-4a1b2c3d-x", "/srv/alloc/1")
+        self.container("web-9a1b2c3d", "/srv/alloc/1", created=0.0)
         self.container("web-5a1b2c3d", "/srv/alloc/1", State={"Running": False, "Status": "exited"})
         self.container("web-6a1b2c3d", "/srv/alloc/1", created=START + HOUR - 10)
         self.container("web-7a1b2c3d", "/srv/alloc/1", labels={"docker-tracker.job-id": "other"})
