@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import attrs
 import click
 from click.testing import CliRunner, Result
 from twisted.internet.defer import Deferred
@@ -300,6 +301,8 @@ class ViewTests(CommandCase):
         self.assertEqual(self.out("ps", "-q", "--filter", "kind=vol*"), "cache\n")
         self.assertEqual(self.out("ps", "-q", "--no-trunc", "--filter", "id=abab"), "ab" * 32 + "\n")
         self.assertEqual(len(self.out("ps", "--format", "json").splitlines()), 2)
+        self.it.ledger.recorded.append(attrs.evolve(WEB, kind="image", identifier="sha256:" + "cd" * 32))
+        self.assertEqual(self.out("ps", "-q", "--filter", "id=cdcd"), "cdcdcdcdcdcd\n")
 
     def test_ps_of_job(self) -> None:
         """The resources of one job are asked for by its name, and shown with it."""

@@ -426,12 +426,16 @@ class FakeHeld:
 
     ends: tuple[socket.socket, socket.socket] = attrs.field(factory=socket.socketpair)
     closed: bool = False
+    alive_again: threading.Event = attrs.field(factory=threading.Event)  # it was looked at, and went on
 
     def fileno(self) -> int:
         return self.ends[0].fileno()
 
     def alive(self) -> bool:
-        return self.ends[0].recv(100) != b""
+        if not self.ends[0].recv(100):
+            return False
+        self.alive_again.set()
+        return True
 
     def close(self) -> None:
         self.closed = True
@@ -459,6 +463,8 @@ class LeaseTests(Case):
         client.hold.side_effect = hold
         with Lease(client, "1", self.fail):
             first.ends[1].sendall(b"\n")
+            self.assertTrue(first.alive_again.wait(20))
+            self.assertFalse(first.closed)
             first.ends[1].shutdown(socket.SHUT_WR)
             self.assertTrue(back.wait(20))
             self.assertTrue(first.closed)

@@ -130,10 +130,21 @@ class ChildTests(SynchronousTestCase):
 
     def test_kill_0(self) -> None:
         """What the command sends to its whole group is not passed on to it."""
-        process = self.begin("sh", "-c", 'trap "echo term" TERM; kill -TERM 0; read line; echo end; exit 4')
-        self.assertEqual(self.line(process), "term\n")
+        # We are stopped meanwhile: passed on at once, it would be one with the first, and nobody could tell.
+        sends = """
+ours = os.getppid()
+os.kill(ours, signal.SIGSTOP)
+os.kill(0, signal.SIGTERM)
+os.kill(ours, signal.SIGCONT)
+print("ready", flush=True)
+"""
+        count = COUNT.replace('print("ready", flush=True)\n', sends)
+        process = self.begin(sys.executable, "-c", count, "SIGTERM", "SIGWINCH")
+        self.assertEqual([self.line(process), self.line(process)], ["SIGTERM\n", "ready\n"])
+        os.kill(process.pid, signal.SIGWINCH)  # is passed on, after all that came before
+        self.assertEqual(self.line(process), "SIGWINCH\n")
         said, _ = process.communicate("\n", 60)
-        self.assertEqual((said, process.returncode), ("end\n", 4))
+        self.assertEqual((said, process.returncode), ("all: SIGTERM SIGWINCH\n", 7))
 
     def test_dispositions(self) -> None:
         """The command begins with the signals as we found them: none blocked, ignored what was ignored."""

@@ -127,6 +127,12 @@ class CallTests(ServedCase):
                 self.assertEqual((status, f"{key} must be a name or a number" in message), (400, True), who)
         for pid in (0, 2**31, 10**30, 1e300, True):
             self.assertEqual(self.refused("POST", "/jobs", {"name": "a", "ends": {"process": pid}})[0], 400, pid)
+        for seconds in (-1, 1e10, "5", True):
+            for more in ({"keep_on_failure": seconds}, {"ends": {"ttl": seconds}}):
+                self.assertEqual(self.refused("POST", "/jobs", {"name": "a", **more})[0], 400, more)
+        for label in ("docker-tracker.job", "Docker-Tracker.job", ""):
+            status, message = self.refused("POST", "/jobs", {"name": "a", "labels": {label: "x"}})
+            self.assertEqual((status, "cannot be a job's own label" in message), (400, True), label)
         self.assertEqual(self.refused("POST", "/jobs", {"name": "a", "nmae": 1})[0], 400)
         self.assertEqual(self.refused("POST", "/jobs", [1])[0], 400)
         self.assertEqual(self.refused("POST", "/jobs")[0], 400)

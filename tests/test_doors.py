@@ -115,14 +115,17 @@ class JobTests(DoorsCase):
         with socket.socket(socket.AF_UNIX) as idle, socket.socket(socket.AF_UNIX) as busy:
             idle.connect(job.socket)
             busy.connect(job.socket)
-            busy.sendall(b"GET /half HTTP/1.1\r\n")
+            busy.sendall(b"POST /volumes/create HTTP/1.1\r\nHost: d\r\nContent-Length: 2\r\n\r\n{")
             self.reactor.turn(3)
+            self.reactor.turn(3)
+            idle.setblocking(False)
             door.close()
             self.reactor.turn(3)
+            self.assertEqual(idle.recv(1), b"")
+            self.assertTrue(door.connected())
             door.clear()
             self.reactor.turn(3)
             self.assertFalse(door.connected())
-            self.assertEqual(idle.recv(1), b"")
 
     def test_more_addresses(self) -> None:
         """A job may have addresses besides; what would be open to all, or could not be found again, is refused."""
