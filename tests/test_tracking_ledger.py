@@ -19,7 +19,7 @@ from zope.interface.verify import verifyObject
 from docker_tracker.errors import LedgerError, RefusedError
 from docker_tracker.interfaces import IJob, ILedger
 from docker_tracker.job import Ends, JobRequest, JobState, Keep, ReapItem, ReapReport
-from docker_tracker.records import Intent, Relation, Resource, State
+from docker_tracker.records import PULL, Intent, Relation, Resource, State
 from docker_tracker.tracking import ledger
 from docker_tracker.tracking.ledger import Keeping, Ledger
 
@@ -315,6 +315,35 @@ class ResourceTests(LedgerCase):
         self.assertEqual(owners(), [(True, "sha256:2")])
         self.make(tag("sha256:3"))
         self.assertEqual(owners(), [(False, "sha256:3")])
+
+    def test_came_anew(self) -> None:
+        """What was there as a job's before a create, and went meanwhile, is made anew; a stranger's is not."""
+        other = self.job("other")
+        made, used = Relation.MADE, Relation.USED
+        for kind, operation, relation, there, wanted in (
+            ("image", "image_build", made, True, made),
+            ("volume", "container_create", made, True, made),
+            ("image", "image_build", used, True, used),
+            ("image", "image_build", made, False, used),
+            ("image", PULL, made, True, used),
+            ("volume", "volume_create", made, True, used),
+        ):
+            for meanwhile in (True, False):
+                name = f"{kind} {operation} {relation} {there} {meanwhile}"
+                self.make(Resource(kind=kind, identifier=name, relation=relation), job_id=other)
+                self.clock.advance(1)
+                before = ((kind, name if there else "another"),)
+                if not meanwhile:
+                    self.successResultOf(self.ledger.removed(kind, [name]))
+                    self.clock.advance(1)
+                number = self.intend(operation=operation, kind=operation.partition("_")[0], before=before)
+                self.clock.advance(1)
+                self.successResultOf(self.ledger.removed(kind, [name]))
+                self.successResultOf(
+                    self.ledger.record(number, [Resource(kind=kind, identifier=name, relation=used)], State.DONE)
+                )
+                found = [row.relation for row in self.existing() if row.identifier == name]
+                self.assertEqual(found, [wanted if meanwhile else used], name)
 
     def test_brought_up_to_date(self) -> None:
         """A name that is learned later is kept; one that is not known does not erase it."""

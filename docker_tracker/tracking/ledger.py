@@ -21,7 +21,7 @@ from docker_tracker.engine.reference import familiar
 from docker_tracker.errors import LedgerError, RefusedError
 from docker_tracker.interfaces import IJob, ILedger
 from docker_tracker.job import JobRequest, JobState, ReapReport
-from docker_tracker.records import Intent, Reference, Relation, Resource, State
+from docker_tracker.records import PULL, Intent, Reference, Relation, Resource, State
 from docker_tracker.tracking import job_table
 from docker_tracker.tracking.database import CallFromThread, Database, Migrations
 
@@ -510,7 +510,8 @@ def _with_parent(database: sqlite3.Connection, resource: Resource) -> Resource:
 def _put(database: sqlite3.Connection, resource: Resource, job: str, intent: int, now: float) -> None:
     """Insert or update a resource. One job at most has made a thing; what a job made and uses, it made.
 
-    A tag that a job made is another job's from when that moves it to another image.
+    A tag that a job made is another job's from when that moves it to another image. What an intent found there is its
+    job's if it was made by a job and went while the intent was open: it is there anew.
     """
     rows = database.execute(
         "SELECT number, job, relation, parent FROM resources WHERE kind = ? AND identifier = ? AND removed IS NULL",
@@ -524,7 +525,7 @@ def _put(database: sqlite3.Connection, resource: Resource, job: str, intent: int
         relation = Relation.MADE.value
     elif made is not None:
         relation = Relation.USED.value
-    elif own is not None and own[1] == Relation.MADE.value:
+    elif (own is not None and own[1] == Relation.MADE.value) or _came_anew(database, resource, intent):
         relation = Relation.MADE.value
     if own is None:
         # Not if it is gone already: then what is told of it now was seen before it went.
@@ -561,6 +562,21 @@ def _moves(database: sqlite3.Connection, resource: Resource, intent: int, parent
         return False
     lost = "SELECT 1 FROM resources WHERE intent = ? AND kind = 'image' AND identifier = ? AND removed IS NOT NULL"
     return database.execute(lost, (intent, resource.identifier)).fetchone() is None
+
+
+def _came_anew(database: sqlite3.Connection, resource: Resource, intent: int) -> bool:
+    """Return whether a thing is used only as one was there before, which was a job's and went since.
+
+    What is asked for as a volume is told by its label, and what is pulled is nobody's.
+    """
+    if resource.relation is Relation.MADE:
+        return False
+    row = database.execute(
+        "SELECT before FROM intents WHERE number = ? AND operation <> ? AND kind <> 'volume' AND EXISTS (SELECT 1"
+        " FROM resources WHERE kind = ? AND identifier = ? AND relation = ? AND removed > intents.started)",
+        (intent, PULL, resource.kind, resource.identifier, Relation.MADE.value),
+    ).fetchone()
+    return row is not None and [resource.kind, resource.identifier] in json.loads(row[0])
 
 
 def _is_new(database: sqlite3.Connection, resource: Resource, since: float) -> bool:

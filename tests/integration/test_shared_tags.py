@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import socket
+import sqlite3
 import tarfile
 import uuid
 from typing import Any
@@ -86,6 +88,30 @@ class SharedTagTests(SynchronousTestCase):
                 self.assertEqual(self.end(name)["state"], "gone")
             self.assertEqual(self.images(), "")
             self.assertFalse(any(map(self.is_there, made)))
+
+    def test_first_gone_meanwhile(self) -> None:
+        """A name that goes with its job while another one gives it to an image is that one's, and goes with it."""
+        self.job("a")
+        self.call("POST", "/jobs", {"name": "b"})
+        body = layer("b")
+        repository, _, tag = self.tag.partition(":")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(60)
+            client.connect(f"{self.daemon.directory}/run/jobs/b.sock")
+            head = f"POST /images/create?fromSrc=-&repo={repository}&tag={tag} HTTP/1.1\r\nHost: d\r\n"
+            client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode())
+            with sqlite3.connect(self.daemon.directory / "state/ledger.sqlite") as ledger:
+                intents = "SELECT 1 FROM intents WHERE operation = 'image_create' AND state = 'open'"
+                self.daemon.wait_for(lambda: ledger.execute(intents).fetchone() is not None)
+            ledger.close()
+            self.assertEqual((self.end("a")["state"], self.images()), ("gone", ""))
+            client.sendall(body)
+            answer = client.makefile("rb")
+            self.assertIn(b" 200 ", answer.readline())
+            while b"sha256:" not in answer.readline():
+                pass
+        self.daemon.wait_for(lambda: self.images() != "")
+        self.assertEqual((self.end("b")["state"], self.images()), ("gone", ""))
 
     def test_strangers(self) -> None:
         """The name of a stranger's image stays with the job's image that it leads to now; the job is gone."""
