@@ -731,6 +731,40 @@ class LostTests(WatcherCase):
             self.successResultOf(self.ledger.settle(number, State.FAILED))
             self.successResultOf(self.ledger.removed("image", [IMAGE, "mine:1", "other:1"]))
 
+    def test_steps(self) -> None:
+        """The nameless steps of a build go with its image, told of or asked for by name; those before it do not."""
+        old, first, second = (f"sha256:{digit * 64}" for digit in "123")
+        told = Resource(kind="image", identifier=IMAGE)
+        steps = [("image", first, "made"), ("image", second, "made")]
+        asked = (("image", "mine:1"),)
+        for names, tags, recorded, before, wanted in (
+            (asked, ["mine:1"], (), (ALL_IMAGES,), [("image", "mine:1", "made"), *steps, ("image", IMAGE, "made")]),
+            ((), None, (told,), (ALL_IMAGES,), [*steps, ("image", IMAGE, "made")]),
+            ((), None, (), (ALL_IMAGES,), [(*step[:2], "used") for step in (*steps, ("image", IMAGE))]),
+            ((), None, (told,), (), [("image", IMAGE, "made")]),
+        ):
+            self.engine.answers["/images/json"] = [
+                {"Id": BASE, "RepoTags": ["base:1"]},
+                {"Id": old, "RepoTags": None, "ParentId": BASE},
+                {"Id": first, "RepoTags": None, "ParentId": old},
+                {"Id": second, "RepoTags": None, "ParentId": first},
+                {"Id": IMAGE, "RepoTags": tags, "ParentId": second},
+            ]
+            there = (("image", BASE), ("image", old))
+            number = self.make(
+                *recorded,
+                state=State.LOST,
+                operation="image_build",
+                kind="image",
+                names=names,
+                before=(*before, *there),
+            )
+            self.start()
+            self.assertEqual(self.shown(), wanted, (names, before))
+            self.stop()
+            self.successResultOf(self.ledger.settle(number, State.FAILED))
+            self.successResultOf(self.ledger.removed("image", [first, second, IMAGE, "mine:1"]))
+
     def test_no_end(self) -> None:
         """What an archive had in it comes in one by one, and an image that may be a stranger's ends nothing."""
         for operation in ("image_load", "image_build", "container_commit"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -23,6 +23,7 @@ from docker_tracker.engine.inventory import (
     JOB_ID_LABEL,
     Seen,
     inspect_path,
+    nameless_ancestors,
     volumes_of,
 )
 from docker_tracker.errors import EngineError, LedgerError
@@ -263,6 +264,8 @@ class Watcher(Worker):
                     found += _images_led_to(intent, seen, owned, told)
                 else:
                     found += _led_to(intent, kind, seen, owned, self._labelled, taken)
+        if ALL_IMAGES in intent.before:
+            found += _steps(intent, (*found, *recorded), await lists.get("image") or ())
         owned.update((resource.kind, resource.identifier) for resource in found)
         for container in [resource for resource in (*found, *recorded) if resource.kind == "container"]:
             inspected = await self._engine.get(inspect_path("container", container.identifier))
@@ -360,6 +363,13 @@ def _images_led_to(
         others = [name for name in seen.names if "@" not in name]
         return [image, *(attrs.evolve(image, identifier=tag, name=tag, parent=seen.identifier) for tag in others)]
     return []
+
+
+def _steps(intent: Intent, resources: Iterable[Resource], images: Sequence[Seen]) -> list[Resource]:
+    """Return the nameless steps that led to what a lost intent made; where all that was there before is known."""
+    made = [each.identifier for each in resources if each.kind == "image" and each.relation is Relation.MADE]
+    steps = [("image", step.identifier) for step in nameless_ancestors(images, made)]
+    return [intent.led_to(*step) for step in steps if step not in intent.before]
 
 
 def _event(line: bytes) -> Mapping[str, Any]:
