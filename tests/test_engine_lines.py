@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from docker_tracker.engine.catalogue import operation
 from docker_tracker.engine.document import Document
-from docker_tracker.engine.lines import created_by_line
+from docker_tracker.engine.lines import created_by_line, steps_of_line
 
 HEX = "0123456789abcdef" * 4
 DIGEST = "sha256:" + HEX
@@ -61,3 +61,28 @@ class LinesTests(SynchronousTestCase):
         ):
             found = created_by_line(operation(operation_name), Document.parse(text.encode()))
             self.assertEqual([*found], [("image", name) for name in expected])
+
+
+class StepTests(SynchronousTestCase):
+    def test_steps(self) -> None:
+        """(line, what it may say of a build's steps)"""
+        start = HEX[:12]
+        for line, expected in (
+            ({"stream": f" ---> Running in {start}\n"}, [("container", start)]),
+            ({"stream": f" ---> {start}\n"}, [("image", start)]),
+            ({"stream": f"--> {start}\n"}, [("image", start)]),  # Buildah's
+            ({"stream": " ---> Using cache\n"}, [("cache", "")]),
+            ({"stream": f"--> Using cache {HEX}\n"}, [("cache", "")]),
+            (
+                {"stream": f"Step 1\n ---> {start}\n ---> Running in {start}\n"},
+                [("image", start), ("container", start)],
+            ),
+            ({"stream": " ---> \n"}, []),
+            ({"stream": f" ---> Running in {HEX}\n"}, []),
+            ({"stream": f"x ---> {start}\n"}, []),
+            ({"stream": f"Removing intermediate container {start}\n"}, []),
+            ({"stream": 5}, []),
+            ({"aux": {"ID": DIGEST}}, []),
+            ("text", []),
+        ):
+            self.assertEqual(steps_of_line(Document.of(line)), expected, line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import attrs
@@ -542,6 +543,161 @@ class ContainerTests(RecorderCase):
         self.successResultOf(Deferred.fromCoroutine(self.recorder.stop()))
         self.assertEqual((self.clock.getDelayedCalls(), self.engine.asked), ([], []))
         self.assertEqual(self.lost(), [1])
+
+
+STEP = "sha256:" + "e" * 64
+RUNNING = {"stream": f" ---> Running in {ID[:12]}\n"}
+
+
+def told(image: str) -> dict[str, str]:
+    """Give the line by which a build tells of an image."""
+    return {"stream": f" ---> {image[7:19]}\n"}
+
+
+class StepTests(RecorderCase):
+    """What a classic build goes through, while it does and at its end."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.engine.answers["/images/json"] = [{"Id": BASE, "RepoTags": ["busybox:latest"]}]
+        self.asked = self.forward("POST", "/build?t=mine:1")
+        self.container: dict[str, Any] = {
+            "Id": ID,
+            "Name": "/its_name",
+            "Created": self.later(1),
+            "Image": BASE,
+            "Mounts": [{"Type": "volume", "Name": "anonymous"}],
+            "Config": {"Labels": {}},
+        }
+        self.engine.answers[f"/containers/{ID}/json"] = self.container
+        self.engine.answers[f"/containers/{ID[:12]}/json"] = self.container
+        self.engine.answers["/volumes/anonymous"] = {"Name": "anonymous"}
+        self.step: dict[str, Any] = {"Id": STEP, "RepoTags": []}
+        self.engine.answers[f"/images/{STEP}/json"] = self.step
+        self.engine.answers[f"/images/{STEP[7:19]}/json"] = self.step
+
+    def later(self, seconds: float) -> str:
+        """Give a time so much after the build began, as the engine does."""
+        return datetime.fromtimestamp(self.clock.seconds() + seconds, UTC).isoformat()
+
+    def tell(self, *lines: Any) -> None:
+        for line in lines:
+            self.recorder.response_line(self.asked, Document.of(line))
+
+    def test_container(self) -> None:
+        """A step's container is recorded at once, with its volume and who asked."""
+        self.tell(told(BASE), RUNNING)
+        self.assertEqual(self.shown(), [("container", ID, "made"), ("volume", "anonymous", "made")])
+        (row,) = [row for row in self.recorded() if row.kind == "container"]
+        self.assertEqual((row.name, row.attributes["request"]), ("its_name", "POST /build"))
+
+    def test_from_nothing(self) -> None:
+        """So is that of a step without an image."""
+        self.container["Image"] = ""
+        self.tell(RUNNING)
+        self.assertEqual(self.shown()[0], ("container", ID, "made"))
+
+    def test_another_hosts_clock(self) -> None:
+        """That of an engine elsewhere may be some seconds behind ours."""
+        self.container["Created"] = self.later(-20)
+        self.patch(type(self.engine), "address", "tcp://builder:2375")
+        self.tell(told(BASE), RUNNING)
+        self.assertEqual(self.shown()[0], ("container", ID, "made"))
+
+    def test_image(self) -> None:
+        """So is a step's image, but none that was there, has a name, or comes of the cache."""
+        self.tell(told(BASE), told(STEP))
+        self.assertEqual(self.shown(), [("image", STEP, "made")])
+        self.successResultOf(self.ledger.removed("image", [STEP]))
+        self.assertNotIn(f"/images/{BASE[7:19]}/json", self.engine.asked)
+
+    def test_other_images(self) -> None:
+        """None that has a name, or comes of the cache, is the job's."""
+        self.tell({"stream": " ---> Using cache\n"}, told(STEP))
+        self.assertEqual(self.shown(), [])
+        self.step["RepoTags"] = ["other:1"]
+        self.tell(told(STEP))
+        self.assertEqual(self.shown(), [])
+
+    def test_not_believed(self) -> None:
+        """What a step wrote may name any container: not one that was there, has another image, or is somebody's."""
+        for change in (
+            {"Created": self.later(-1)},
+            {"Image": STEP},
+            {"Config": {"Labels": {"docker-tracker.job-id": "other"}}},
+        ):
+            self.engine.answers[f"/containers/{ID[:12]}/json"] = {**self.container, **change}
+            self.tell(told(BASE), RUNNING)
+            self.assertEqual(self.shown(), [], change)
+        self.engine.answers[f"/containers/{ID[:12]}/json"] = None
+        self.tell(RUNNING)
+        self.assertEqual(self.shown(), [])
+
+    def test_removed_meanwhile(self) -> None:
+        """One that the engine removed while it was looked at is not there."""
+        del self.engine.answers[f"/containers/{ID}/json"]
+        del self.engine.answers["/volumes/anonymous"]
+        self.tell(told(BASE), RUNNING)
+        self.assertEqual(self.shown(), [])
+
+    def test_failed(self) -> None:
+        """The end of a build that failed settles it."""
+        self.tell(told(BASE), RUNNING)
+        self.answer(self.asked, lines=({"error": "non-zero code"},))
+        self.assertEqual(self.shown()[0], ("container", ID, "made"))
+        self.settled()
+
+    def test_look_fails(self) -> None:
+        """A look that failed is made once more at the end; if that fails, too, the rest is the watcher's."""
+        path = f"/containers/{ID[:12]}/json"
+        for fails in (False, True):
+            self.engine.answers[path] = UNAVAILABLE
+            self.tell(told(BASE), RUNNING)
+            self.assertEqual(self.shown(), [])
+            self.assertEqual(len(self.flushLoggedErrors()), 0)
+            if not fails:
+                self.engine.answers[path] = self.container
+            self.answer(self.asked)
+            self.assertEqual(bool(self.shown()), not fails)
+            self.assertEqual(len(self.lost()), int(fails))
+            self.successResultOf(self.ledger.removed("container", [ID]))
+            self.successResultOf(self.ledger.removed("volume", ["anonymous"]))
+            self.asked = self.forward("POST", "/build?t=mine:1")
+
+    def test_broken_off(self) -> None:
+        """What only we know of a build that was given up is recorded before the watcher gets it."""
+        path = f"/containers/{ID[:12]}/json"
+        self.engine.answers[path] = UNAVAILABLE
+        self.tell(told(BASE), RUNNING)
+        self.engine.answers[path] = self.container
+        self.answer(self.asked, outcome=Outcome.CLIENT_GONE)
+        self.assertEqual(self.shown()[0], ("container", ID, "made"))
+        self.assertEqual(len(self.lost()), 1)
+
+    def test_stop(self) -> None:
+        """The end of the job waits for a look, but not for long."""
+        for answers in (True, False):
+            answer: Deferred[Any] = Deferred()
+            self.engine.answers[f"/containers/{ID[:12]}/json"] = answer
+            self.tell(told(BASE), RUNNING)
+            stopped = Deferred.fromCoroutine(self.recorder.stop())
+            self.assertNoResult(stopped)
+            if answers:
+                answer.callback(self.container)
+            else:
+                self.clock.advance(2)
+            self.successResultOf(stopped)
+            self.assertEqual(bool(self.shown()), answers)
+            self.successResultOf(self.ledger.removed("container", [ID]))
+            self.successResultOf(self.ledger.removed("volume", ["anonymous"]))
+            self.asked = self.forward("POST", "/build?t=mine:1")
+
+    def test_many(self) -> None:
+        """A step that writes without end has no endless number of things looked at."""
+        self.patch(recorder_module, "_MOST_STEPS", 3)
+        self.engine.answers[f"/containers/{ID[:12]}/json"] = Deferred()
+        self.tell(told(BASE), *[RUNNING] * 10)
+        self.assertEqual(len(self.asked.notes["recorder"].steps), 3)
 
 
 class ImageTests(RecorderCase):

@@ -765,6 +765,25 @@ class LostTests(WatcherCase):
             self.successResultOf(self.ledger.settle(number, State.FAILED))
             self.successResultOf(self.ledger.removed("image", [first, second, IMAGE, "mine:1"]))
 
+    def test_step_is_no_end(self) -> None:
+        """A build of which a step is known may yet come to the image that was asked for."""
+        step = Resource(kind="image", identifier=BASE)
+        self.engine.answers["/images/json"] = [{"Id": BASE, "RepoTags": None}]
+        for operation in ("image_build", "libpod_image_build"):
+            names = (("image", "mine:1"),)
+            number = self.make(
+                step, state=State.LOST, operation=operation, kind="image", names=names, before=(ALL_IMAGES,)
+            )
+            self.start()
+            self.assertEqual(self.state(number), "lost", operation)
+            self.engine.answers["/images/json"].append({"Id": IMAGE, "RepoTags": ["mine:1"], "ParentId": BASE})
+            self.clock.pump([1] * 10)
+            self.assertEqual(self.state(number), "done", operation)
+            self.assertEqual([name for _, name, _ in self.shown()], ["mine:1", IMAGE, BASE])
+            self.stop()
+            self.engine.answers["/images/json"].pop()
+            self.successResultOf(self.ledger.removed("image", [IMAGE, "mine:1", BASE]))
+
     def test_no_end(self) -> None:
         """What an archive had in it comes in one by one, and an image that may be a stranger's ends nothing."""
         for operation in ("image_load", "image_build", "container_commit"):

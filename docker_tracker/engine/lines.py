@@ -1,7 +1,8 @@
 """What a line of a JSON stream (build, load, import, pull) says was created.
 
-The texts are the engine's: ``daemon/builder/backend/backend.go``, ``daemon/internal/builder-next/builder.go``,
-``daemon/internal/image/tarexport/load.go``, ``daemon/containerd/image_exporter.go``, ``daemon/images/image_pull.go``;
+The texts are the engine's: ``daemon/builder/backend/backend.go``, ``daemon/builder/dockerfile/internals.go``,
+``daemon/internal/builder-next/builder.go``, ``daemon/internal/image/tarexport/load.go``,
+``daemon/containerd/image_exporter.go``, ``daemon/images/image_pull.go``; Buildah's ``imagebuildah/stage_executor.go``;
 of Podman's own API ``pkg/domain/entities/types/images.go`` (one document for all but builds and pulls).
 """
 
@@ -9,14 +10,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Final
 
 from docker_tracker.engine.document import Document
 from docker_tracker.engine.operation import Operation
+
+BUILDS: Final = ("image_build", "libpod_image_build")
+"""Operations whose answers tell of the steps of a build."""
 
 _BARE = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _DIGEST = r"(sha256:[0-9a-f]{64})"
 _ID = re.compile(_DIGEST + r"\n?")
 _LOADED = re.compile(r"Loaded image(?:: (\S+)| ID: " + _DIGEST + r")\n?")
+_STEP = re.compile(r"(?: -)?--> (?:(Running in )?([0-9a-f]{12})|(Using cache).*)")
 _PULLED = re.compile(r"Status: Downloaded newer image for (\S+)\n?")
 
 
@@ -29,7 +35,7 @@ def created_by_line(operation: Operation, document: Document, quiet: bool = Fals
     identifier: str | None = None
     if operation.name.startswith("libpod_") and operation.name != "libpod_image_build":
         return [("image", name) for name in _by_podman(document)]
-    if operation.name in ("image_build", "libpod_image_build"):
+    if operation.name in BUILDS:
         identifier = _matched(_ID, document.get("aux", "ID"))
         if identifier is None and quiet:
             identifier = _matched(_ID, document.get("stream"))
@@ -39,6 +45,22 @@ def created_by_line(operation: Operation, document: Document, quiet: bool = Fals
         status = document.get("status")
         identifier = _matched(_ID, status) or _matched(_PULLED, status)
     return () if identifier is None else (("image", identifier),)
+
+
+def steps_of_line(document: Document) -> list[tuple[str, str]]:
+    """Return what a line of a build's answer may say of its steps: (kind, first 12 digits of an ID).
+
+    Only what is looked at may be believed: what a step writes stands in the same place, and can look the same. The
+    kind "cache" has no ID: the image that comes next was there.
+    """
+    text = document.get("stream")
+    found = []
+    # A quiet build that fails tells all in one line.
+    for line in text.splitlines() if isinstance(text, str) else ():
+        if step := _STEP.fullmatch(line):
+            running, identifier, cache = step.groups()
+            found.append(("cache", "") if cache else ("container" if running else "image", identifier))
+    return found
 
 
 def _by_podman(document: Document) -> list[str]:

@@ -11,14 +11,14 @@ an image whose push failed is there all the same.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import Any, Final
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -42,7 +42,7 @@ from docker_tracker.engine.inventory import (
     nameless_ancestors,
     volumes_of,
 )
-from docker_tracker.engine.lines import created_by_line
+from docker_tracker.engine.lines import BUILDS, created_by_line, steps_of_line
 from docker_tracker.engine.naming import named_by, removed_by_answer
 from docker_tracker.engine.operation import Call, Effect, Operation, RequestBody, ResponseBody
 from docker_tracker.engine.reference import familiar
@@ -65,6 +65,9 @@ _LOOK_SECONDS: Final = 0.1  # that a new container waits for others to share its
 # That a build waits for the list of what is there before, and then for single names: it can wait two in all.
 _BEFORE_SECONDS: Final = 0.5
 _MOST_LINES: Final = 1000  # images that one answer in lines may tell of
+_MOST_STEPS: Final = 1000  # of one build, that wait for a look
+_CLOCK_SLACK: Final = 60.0  # by which the clock of another host's engine may be wrong
+_STEPS_SECONDS: Final = 2.0  # that the end of a job waits for a look at what its builds went through
 _MOST_TAGS: Final = 1000  # that one build may ask for: each is a row of the ledger
 _LONGEST_TAG: Final = 512  # characters, with the registry's name
 _COMMIT: Final = "container_commit"  # beside those that answer in lines, the create that makes a new image
@@ -94,6 +97,12 @@ class _Course:
     :ivar settled: Whether nothing is left to do.
     :ivar is_brief: Whether it is a container that the engine removes when it ends.
     :ivar late: The images that were there, if they were listed only after a build was let go on.
+    :ivar told: The images that the answer of a build has told of, by the first digits of their IDs.
+    :ivar cached: Whether the one that it tells of next was there.
+    :ivar steps: What it tells of and nobody has looked at yet.
+    :ivar went: Whether something was recorded of that.
+    :ivar attributes: What is recorded with it.
+    :ivar looking: Held by who looks at them.
     """
 
     intent: Intent
@@ -102,6 +111,12 @@ class _Course:
     settled: bool = False
     is_brief: bool = False
     late: Sequence[Reference] = ()
+    told: set[str] = attrs.field(factory=set)
+    cached: bool = False
+    steps: list[Reference] = attrs.field(factory=list)
+    went: bool = False
+    attributes: Mapping[str, str] = attrs.field(factory=dict)
+    looking: DeferredLock = attrs.field(factory=DeferredLock)
 
 
 @attrs.frozen(eq=False)
@@ -150,6 +165,7 @@ class Recorder(Interceptor):
         self._now = now
         self._owns_pulled = owns_pulled
         self._tasks: set[Deferred[None]] = set()
+        self._stepping: set[Deferred[None]] = set()
         self._new: list[_Course] = []
         self._looked_at: Sequence[_Course] = ()
         self._timer: IDelayedCall | None = None
@@ -242,6 +258,8 @@ class Recorder(Interceptor):
         created = [(kind, familiar(name)) for kind, name in created_by_line(call.operation, document, quiet)]
         if created and len(course.made) < _MOST_LINES:
             self._told(self._ledger.record(course.number, self._lead(exchange, course, created)))
+        if call.operation.name in BUILDS:
+            self._note_steps(exchange, course, document)
 
     async def build_request(self, exchange: Exchange, request: BuildRequest) -> None:
         """Write down the intent of a build that is to make an image.
@@ -302,13 +320,20 @@ class Recorder(Interceptor):
             self._later([course], self._look_at_images(course))
         elif outcome is Outcome.COMPLETED and kind == "plugin":
             self._later([course], self._look_at_plugins(course))
+        elif course.steps:
+            self._later([course], self._lose(course))
         else:
             self._told(self._ledger.settle(course.number, State.LOST))
 
     async def stop(self) -> None:
-        """End what is looked up, and leave its intents to the watcher: a reap that is next waits for none of them."""
+        """End what is looked up, and leave its intents to the watcher: a reap that is next waits for none of them.
+
+        But for the steps of builds, which only we know of; for some seconds.
+        """
         courses, self._new = self._new, []
         self._give_up(courses)
+        for look in [*self._stepping]:
+            await look.addTimeout(_STEPS_SECONDS, self._clock)
         if self._timer is not None:
             self._timer.cancel()
         if self._listing is not None:
@@ -604,6 +629,8 @@ class Recorder(Interceptor):
 
     async def _look_at_images(self, course: _Course) -> None:
         """Record the IDs and tags of what a build, load, import or pull led to."""
+        if course.steps:
+            await self._look_at_steps(course)
         told = {resource.identifier for resource in course.made}
         wanted = told | {name for _, name in course.intent.names}
         found: list[Resource] = []
@@ -618,9 +645,75 @@ class Recorder(Interceptor):
             steps = nameless_ancestors(images, [resource.identifier for resource in found])
             new = [step.identifier for step in steps if ("image", step.identifier) not in course.intent.before]
             found += [course.intent.led_to("image", identifier) for identifier in new]
-        state = State.DONE if found or told else State.FAILED
+        state = State.DONE if found or told or course.went else State.FAILED
         await self._ledger.record(course.number, found, state)
         await self._check([resource for resource in found if resource.identifier not in told])
+
+    def _note_steps(self, exchange: Exchange, course: _Course, document: Document) -> None:
+        """See what a line of a build says of its steps, and look at that."""
+        steps = steps_of_line(document)
+        if steps and not course.attributes:
+            course.attributes = _who(exchange)
+        for kind, start in steps:
+            cached, course.cached = course.cached, kind == "cache"
+            if kind == "image":
+                if len(course.told) < _MOST_LINES:
+                    course.told.add(start)
+                if cached or any(name.startswith(f"sha256:{start}") for _, name in course.intent.before):
+                    continue
+            if kind != "cache" and len(course.steps) < _MOST_STEPS:
+                course.steps.append((kind, start))
+        if course.steps and not course.looking.locked:
+            look = Deferred.fromCoroutine(self._look_at_steps(course))
+            self._stepping.add(look)
+
+            def over(result: Failure | None) -> None:
+                self._stepping.discard(look)
+                # It is tried again at the end.
+                if isinstance(result, Failure) and not result.check(CancelledError):  # type: ignore[no-untyped-call]
+                    self._complain(result, "could not look up the steps of exchange {exchange}", exchange.id)
+
+            look.addBoth(over)
+
+    async def _look_at_steps(self, course: _Course) -> None:
+        """Record the containers and images that a build goes through, which the engine leaves if it fails.
+
+        They bear no label, and a step can write what the engine writes of them: so a container must be new, of an image
+        that the build told of, and an image new and without a name.
+        """
+        async with course.looking:
+            while course.steps:
+                kind, start = course.steps[0]
+                document = await self._engine.get(inspect_path(kind, start))
+                found = self._step(course, kind, document) if document else []
+                if found:
+                    course.went = True
+                    await self._ledger.record(course.number, found)
+                    await self._check(found)
+                del course.steps[0]
+
+    def _step(self, course: _Course, kind: str, document: Mapping[str, Any]) -> list[Resource]:
+        seen, attributes = inspected(kind, document), course.attributes
+        if kind == "image":
+            identifier = familiar(seen.identifier)
+            if seen.names or ALL_IMAGES not in course.intent.before or ("image", identifier) in course.intent.before:
+                return []
+            return [course.intent.led_to("image", identifier, attributes=attributes)]
+        slack = 0.0 if self._engine.address.startswith("unix:") else _CLOCK_SLACK
+        is_new = seen.created >= course.intent.started - slack
+        image = seen.image.removeprefix("sha256:")
+        if JOB_ID_LABEL in seen.labels or not is_new or (image and image[:12] not in course.told):
+            return []
+        name = container_name(document)
+        return [
+            course.intent.led_to("container", seen.identifier, name=name, attributes=attributes),
+            *(course.intent.led_to("volume", each, name=each, attributes=attributes) for each in seen.volumes),
+        ]
+
+    async def _lose(self, course: _Course) -> None:
+        """Leave a build that was broken off to the watcher, but for what only we know of."""
+        await self._look_at_steps(course)
+        await self._ledger.settle(course.number, State.LOST)
 
     async def _look_at_tags(self, course: _Course) -> None:
         """Record the image that a new tag leads to."""

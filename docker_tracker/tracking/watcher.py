@@ -26,6 +26,7 @@ from docker_tracker.engine.inventory import (
     nameless_ancestors,
     volumes_of,
 )
+from docker_tracker.engine.lines import BUILDS
 from docker_tracker.errors import EngineError, LedgerError
 from docker_tracker.interfaces import IEngine, ILedger
 from docker_tracker.records import ALL_IMAGES, Intent, Relation, Resource, State
@@ -297,11 +298,13 @@ def _names_its_own(intent: Intent) -> bool:
 def _is_all(intent: Intent, found: Iterable[Resource], recorded: Iterable[Resource]) -> bool:
     """Return whether nothing else can come of an intent.
 
-    Volumes are there before their container, an image that was there may yet get a successor, and an archive may have
-    any number of them.
+    Volumes are there before their container, an image that was there may yet get a successor, an archive may have any
+    number of them, and what is known of a build without a name may be a step of it.
     """
     if intent.operation == "image_load":
         return False
+    if intent.operation in BUILDS:
+        return any(("image", resource.identifier) in intent.names for resource in (*found, *recorded))
     own = [resource for resource in (*found, *recorded) if resource.kind == intent.kind]
     return any(intent.kind != "image" or resource.relation is Relation.MADE for resource in own)
 

@@ -1,0 +1,167 @@
+"""What classic builds go through is their job's, also where the engine leaves it: after a failure, or as it is told."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import socket
+import tarfile
+import uuid
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.support.daemon import Daemon
+from tests.support.dockerd import IMAGE
+from tests.support.engine import docker, engine_address
+from tests.torture.wire import Connection, ask
+
+
+def context(dockerfile: str) -> bytes:
+    """Give a build's context."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        for name, text in (("Dockerfile", dockerfile), ("file", "text")):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(text)
+            tar.addfile(entry, io.BytesIO(text.encode()))
+    return stream.getvalue()
+
+
+class StepTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.mark = f"steps{uuid.uuid4().hex[:8]}"
+        self.daemon = Daemon(f"--engine={engine_address()}", "--interceptors=labels,recorder")
+        self.addCleanup(self.daemon.discard)
+        self.control = self.daemon.serve().control_path
+        self.before = self.things()
+        self.addCleanup(self.sweep)
+        self.begin_job()
+        self.socket = f"{self.daemon.directory}/run/jobs/job.sock"
+        # Of its own, so that no cache has the steps; an image that is there and has no name is none of the job's.
+        self.begin = f"FROM {IMAGE}\nENV A={self.mark}\nVOLUME /anonymous\n"
+
+    def begin_job(self) -> None:
+        self.call("POST", "/jobs", {"name": "job"})
+
+    def beside(self, *arguments: str) -> str:
+        return docker(*arguments, address=engine_address()).stdout.decode().strip()
+
+    def things(self) -> set[tuple[str, str]]:
+        """List the containers, volumes and images of the engine."""
+        lists = {"container": "ps -aq --no-trunc", "volume": "volume ls -q", "image": "images -aq --no-trunc"}
+        return {(kind, each) for kind, words in lists.items() for each in self.beside(*words.split()).split()}
+
+    def new(self) -> list[str]:
+        """Give the kinds of what is there and was not before, of each once."""
+        return sorted({kind for kind, _ in self.things() - self.before})
+
+    def sweep(self) -> None:
+        for kind, remove in (("container", "rm -fv"), ("volume", "volume rm -f"), ("image", "rmi -f")):
+            for each in [name for of, name in self.things() - self.before if of == kind]:
+                if (kind, each) in self.things():
+                    self.beside(*remove.split(), each)
+
+    def call(self, method: str, target: str, body: Any = None) -> Any:
+        status, answer = ask(self.control, method, target, body)
+        self.assertIn(status, (200, 201, 202), answer)
+        return answer
+
+    def build(self, steps: str, options: str) -> str:
+        """Build within the job. :returns: the answer."""
+        return docker_build(self.socket, self.begin + steps, options)
+
+    def end(self) -> dict[str, Any]:
+        ended: dict[str, Any] = self.call("POST", "/jobs/job/end?wait=1")
+        return ended
+
+    def assert_gone(self) -> None:
+        """End the job: nothing is left."""
+        ended = self.end()
+        self.assertEqual((ended["state"], self.new()), ("gone", []), ended)
+
+    def test_failed(self) -> None:
+        """The container of the step that failed goes with its volume, and the images of those before it."""
+        for options in ("rm=1", "rm=1&q=1", "rm=0"):
+            self.assertIn("non-zero", self.build(f"RUN echo {options}\nRUN false\n", options))
+            self.assertEqual(self.new(), ["container", "image", "volume"])
+            self.assert_gone()
+            self.begin_job()
+
+    def test_kept(self) -> None:
+        """Containers that the client wants kept do not keep their images from going."""
+        self.assertIn("Successfully built", self.build("RUN true\nRUN echo\n", "rm=0"))
+        self.assertIn("container", self.new())
+        self.assert_gone()
+
+    def test_no_such_file(self) -> None:
+        """A step that fails without a container leaves images only, which go."""
+        self.build("RUN true\nCOPY none /\n", "rm=1")
+        self.assertIn("image", self.new())
+        self.assert_gone()
+
+    def test_given_up(self) -> None:
+        """So does what is left of a build whose client leaves, or whose job ends, in the middle."""
+        for leaves in (True, False):
+            client = self.until(f"RUN echo {leaves}\nRUN echo begun; sleep 600\n")
+            if leaves:
+                client.close()
+                self.daemon.wait_for(lambda: not self.running())
+            self.assert_gone()
+            client.close()
+            self.begin_job()
+
+    def test_tracker_killed(self) -> None:
+        """A tracker that is killed in the middle has written down what the build went through."""
+        client = self.until("RUN true\nRUN echo begun; sleep 600\n")
+        self.daemon.wait_for(lambda: {"container", "image"} <= {each["kind"] for each in self.recorded()})
+        self.daemon.stop(signal.SIGKILL)
+        client.close()
+        self.daemon.start().wait_for_socket()
+        self.assert_gone()
+
+    def test_output(self) -> None:
+        """A container that a step's output names is not the job's for that."""
+        stranger = self.beside("run", "-d", "--label", self.mark, IMAGE, "sleep", "600")
+        self.addCleanup(self.beside, "rm", "-fv", stranger)
+        other = self.beside("create", "--label", self.mark, IMAGE)
+        self.addCleanup(self.beside, "rm", "-fv", other)
+        before = self.things()
+        lines = "".join(f"\\\\n ---> Running in {each[:12]}\\\\n ---> {each[:12]}\\\\n" for each in (stranger, other))
+        self.build(f"RUN printf '{lines}'\nRUN false\n", "rm=1")
+        self.end()
+        self.assertEqual(self.things(), before)
+
+    def until(self, steps: str) -> socket.socket:
+        """Begin a build, and return its connection when a step has said that it begins."""
+        client = socket.socket(socket.AF_UNIX)
+        self.addCleanup(client.close)
+        client.settimeout(60)
+        client.connect(self.socket)
+        body = context(self.begin + steps)
+        head = f"POST /build?rm=1 HTTP/1.1\r\nHost: d\r\nContent-Type: application/x-tar\r\nContent-Length: {len(body)}"
+        client.sendall(f"{head}\r\n\r\n".encode() + body)
+        seen = b""
+        while b'{"stream":"begun' not in seen:
+            seen += client.recv(65536)
+        return client
+
+    def running(self) -> str:
+        return self.beside("ps", "-q", "--filter=status=running", f"--filter=ancestor={IMAGE}")
+
+    def recorded(self) -> list[dict[str, Any]]:
+        with Connection(self.socket) as connection:
+            connection.request("GET", "/tracker", headers={"Accept": "application/json"})
+            found: list[dict[str, Any]] = json.load(connection.getresponse())["resources"]
+        return found
+
+
+def docker_build(path: str, dockerfile: str, options: str) -> str:
+    """Build by the API, as command lines put their own words around the engine's."""
+    with Connection(path, 120) as connection:
+        headers = {"Content-Type": "application/x-tar", "Accept": "application/json"}
+        connection.request("POST", f"/build?{options}", context(dockerfile), headers)
+        lines = connection.getresponse().read().decode().splitlines()
+    documents = [json.loads(line) for line in lines]
+    return "".join(document.get("stream", "") + document.get("error", "") for document in documents)
