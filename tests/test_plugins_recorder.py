@@ -700,6 +700,30 @@ class StepTests(RecorderCase):
         self.assertEqual(len(self.asked.notes["recorder"].steps), 3)
 
 
+class PodmanBuildTests(RecorderCase):
+    """Podman's containers for the steps of a build are on no list."""
+
+    def sent(self, target: str) -> str:
+        asked, deciding = self.ask("POST", target)
+        head = self.successResultOf(deciding)
+        return asked.received.target if head is None else str(head.target)
+
+    def test_removed(self) -> None:
+        """It is told to remove them also when the build fails, whatever the client says."""
+        self.engine.name = "podman 5.4.2 host"
+        for target, wanted in (
+            ("/build", "/build?forcerm=1"),
+            ("/build?t=a&forcerm=0&rm=1", "/build?t=a&forcerm=1&rm=1"),
+            ("/v5.0.0/libpod/build?t=a", "/v5.0.0/libpod/build?t=a&forcerm=1"),
+            ("/images/load", "/images/load"),
+        ):
+            self.assertEqual(self.sent(target), wanted)
+
+    def test_docker(self) -> None:
+        """Docker's are left to be looked at."""
+        self.assertEqual(self.sent("/build?t=a"), "/build?t=a")
+
+
 class ImageTests(RecorderCase):
     def listed(self, *images: tuple[str, list[str]]) -> list[Any]:
         return [{"Id": identifier, "RepoTags": tags or None} for identifier, tags in images]

@@ -82,6 +82,7 @@ _IMPORT: Final = "image_create"  # a pull with fromImage
 _LIBPOD_PULL: Final = "libpod_image_pull"
 _TAGS: Final = ("image_tag", "libpod_image_tag")
 _RENAMES: Final = ("container_rename", "libpod_container_rename")
+_PODMAN: Final = "podman "  # as `IEngine.identity` begins for it
 _PAGES: Final = ("tracker_page", "tracker_other")
 # Their names are no prefixes of anything, unlike those of all other kinds.
 _EXACT: Final = ("volume", "plugin")
@@ -93,6 +94,7 @@ class _Course:
 
     :ivar intent: What was written down.
     :ivar number: The ledger's, of the intent.
+    :ivar engine: Which one is asked, as `IEngine.identity` says.
     :ivar made: What the answer told of.
     :ivar settled: Whether nothing is left to do.
     :ivar is_brief: Whether it is a container that the engine removes when it ends.
@@ -107,6 +109,7 @@ class _Course:
 
     intent: Intent
     number: int
+    engine: str
     made: list[Resource] = attrs.field(factory=list)
     settled: bool = False
     is_brief: bool = False
@@ -193,12 +196,19 @@ class Recorder(Interceptor):
             return Stage.RESPONSE_JSON | before
         return Stage.RESPONSE_HEAD | before if operation.effect is Effect.REMOVE else Stage.NOTHING
 
-    async def request_head(self, exchange: Exchange, head: RequestHead) -> Answer | None:
-        """Write down the intent, let a container's removal wait for its look, or answer our own page."""
+    async def request_head(self, exchange: Exchange, head: RequestHead) -> RequestHead | Answer | None:
+        """Write down the intent, let a container's removal wait for its look, or answer our own page.
+
+        Podman's own containers for the steps of builds are on no list, and those of builds that fail stay, in the way
+        of the images: it is told to remove them, as its command line does (podman: ``cmd/podman/common/build.go``).
+        """
         if exchange.call.operation.name in _PAGES:
             return await self._page(exchange, head)
         if exchange.call.operation.effect is Effect.CREATE:
-            await self._intend(exchange, None)
+            course = await self._intend(exchange, None)
+            if exchange.call.operation.name in BUILDS and course.engine.startswith(_PODMAN):
+                path, _, parameters = head.target.partition("?")
+                return head.with_target(f"{path}?{query.replace(parameters, 'forcerm', '1')}")
         else:
             await self._looked()
         return None
@@ -341,7 +351,7 @@ class Recorder(Interceptor):
         for task in [*self._tasks]:
             task.cancel()
 
-    async def _intend(self, exchange: Exchange, document: Document | None) -> None:
+    async def _intend(self, exchange: Exchange, document: Document | None) -> _Course:
         call = exchange.call
         names = named_by(call, document)
         before = partial(self._before, call, names, document)
@@ -351,6 +361,7 @@ class Recorder(Interceptor):
             bool(document.get(*top, "AutoRemove")) for top in (("HostConfig",), ())
         )
         exchange.notes[_NOTE] = course
+        return course
 
     async def _intended(
         self,
@@ -386,7 +397,7 @@ class Recorder(Interceptor):
             raise RefusedError(f"nothing was made: {error}", error.status) from error
         except LedgerError as error:
             raise RefusedError(f"nothing was made, as it could not be recorded: {error}", 503) from error
-        return _Course(intent, number)
+        return _Course(intent, number, engine)
 
     def _written(self, writing: Deferred[int]) -> Deferred[int]:
         """Return the number of an intent; if the client leaves meanwhile, it is settled once it is written."""
