@@ -1,6 +1,6 @@
 """What the daemon counts, for its metrics. Layer: beside the values; imports nothing of ours, costs next to nothing.
 
-Every label here is bounded: names of the catalogue's operations and kinds, of interceptors, and words of our own. Never
+Every label here is bounded: routes and kinds of the catalogue, names of interceptors, and words of our own. Never
 an ID, a job's name or anything else that clients choose.
 """
 
@@ -38,8 +38,8 @@ class Durations:
 class Counts:
     """What happened since the daemon's start. Every attribute may be read, and those without a method be added to.
 
-    :ivar requests: By operation, method, status ("none": the client got no answer) and decision.
-    :ivar durations: By operation.
+    :ivar requests: By route, method, status ("none": the client got no answer) and decision.
+    :ivar durations: By route and method.
     :ivar active: Exchanges that are going on.
     :ivar streams: Upgraded and endless ones that are going on, by kind: ``attach``, ``exec``, ``grpc``, ``session``…
     :ivar bytes_from_clients, bytes_to_clients: As they crossed the clients' connections.
@@ -52,11 +52,11 @@ class Counts:
     :ivar mutations: Requests that interceptors changed, by the kind of resource they were about ("other": none).
     :ivar interceptor_durations: Of hooks that exchanges wait for, by interceptor.
     :ivar interceptor_errors: Hooks that raised or were late, by interceptor.
-    :ivar ledger_errors: Calls of the ledger that failed.
+    :ivar journal_errors: Calls of the ledger that failed.
     """
 
     requests: Counter[tuple[str, str, str, str]] = attrs.field(factory=Counter)
-    durations: defaultdict[str, Durations] = attrs.field(factory=lambda: defaultdict(Durations))
+    durations: defaultdict[tuple[str, str], Durations] = attrs.field(factory=lambda: defaultdict(Durations))
     active: int = 0
     streams: Counter[str] = attrs.field(factory=Counter)
     bytes_from_clients: int = 0
@@ -70,16 +70,16 @@ class Counts:
     mutations: Counter[str] = attrs.field(factory=Counter)
     interceptor_durations: defaultdict[str, Durations] = attrs.field(factory=lambda: defaultdict(Durations))
     interceptor_errors: Counter[str] = attrs.field(factory=Counter)
-    ledger_errors: int = 0
+    journal_errors: int = 0
 
     def began(self) -> None:
         """An exchange begins: its head was read."""
         self.active += 1
 
-    def finished(self, operation: str, method: str, status: int | None, decision: str, seconds: float) -> None:
+    def finished(self, route: str, method: str, status: int | None, decision: str, seconds: float) -> None:
         """An exchange that `began` is over.
 
-        :param operation: Its name in the catalogue.
+        :param route: Its path in the catalogue: ``/containers/{name}/start``.
         :param method: As the client sent it; odd ones are counted as ``other``.
         :param status: What the client got, if anything.
         :param decision: How it ended (`docker_tracker.exchange.Outcome`).
@@ -88,8 +88,8 @@ class Counts:
         self.active -= 1
         if method not in _METHODS:
             method = "other"
-        self.requests[operation, method, "none" if status is None else str(status), decision] += 1
-        self.durations[operation].add(seconds)
+        self.requests[route, method, "none" if status is None else str(status), decision] += 1
+        self.durations[route, method].add(seconds)
 
     def reconcile_finished(self, result: str, now: float) -> None:
         """A run of the reconciler is over.

@@ -94,6 +94,15 @@ class RunTests(Case):
                 self.assertEqual("0" in self.out.read_text().split(), streams == "2>&-")
                 self.assertNotIn("2", self.out.read_text().split())
 
+    def test_no_environment(self) -> None:
+        """If the tracker is gone before the command begins, it is told of a job that would stay."""
+        for options, told in (((), False), (("--keep",), True)):
+            with self.serve(), mock.patch.object(run, "_variables", side_effect=ConnectionBroken("gone")):
+                result = self.shell("echo begun", "--job=mine", *options)
+            self.assertEqual((result.exit_code, self.out.exists()), (125, False))
+            self.assertIn("docker-tracker: gone\n", result.output)
+            self.assertEqual("docker-tracker job end mine" in result.output, told, options)
+
     def test_name(self) -> None:
         """Without a name the job has a random one."""
         with self.serve() as it:

@@ -253,7 +253,7 @@ class CallTests(ServedCase):
         self.it.ledger.error = LedgerError("l", "broken")
         text = self.client.call("GET", "/metrics")
         self.assertNotIn("tracked_objects", text)
-        self.assertIn("docker_tracker_ledger_errors_total 0.0", text)  # the ledger itself counts
+        self.assertIn("docker_tracker_journal_errors_total 0.0", text)  # the ledger itself counts
         self.assertIn(b"text/plain; version=0.0.4", self.raw(b"GET /metrics HTTP/1.0\r\n\r\n"))
 
     def test_errors(self) -> None:
@@ -835,21 +835,22 @@ class CountsTests(SynchronousTestCase):
             ("GET", 200, 0.0),
         ):
             counts.began()
-            counts.finished("container_list", method, status, "completed", seconds)
+            counts.finished("/containers/json", method, status, "completed", seconds)
         self.assertEqual(
             counts.requests,
-            {("container_list", "GET", "200", "completed"): 2, ("container_list", "other", "none", "completed"): 2},
+            {("/containers/json", "GET", "200", "completed"): 2, ("/containers/json", "other", "none", "completed"): 2},
         )
         self.assertEqual(counts.active, 0)
-        self.assertEqual(counts.durations["container_list"].buckets, [2, 1, *[0] * (len(BUCKETS) - 2), 1])
-        self.assertAlmostEqual(counts.durations["container_list"].seconds, 7000.004)
+        self.assertEqual(counts.durations["/containers/json", "GET"].buckets, [2, *[0] * len(BUCKETS)])
+        self.assertEqual(counts.durations["/containers/json", "other"].buckets, [0, 1, *[0] * (len(BUCKETS) - 2), 1])
+        self.assertAlmostEqual(counts.durations["/containers/json", "other"].seconds, 7000.003)
 
     def test_families(self) -> None:
         """All that is counted is shown, under the names that the documentation has."""
         counts = Counts()
         counts.began()
         counts.began()
-        counts.finished("image_pull", "POST", 200, "completed", 3.0)
+        counts.finished("/images/create", "POST", 200, "completed", 3.0)
         counts.streams["attach"] += 1
         counts.created["volume"] += 2
         counts.reaped["volume", "removed"] += 2
@@ -878,11 +879,11 @@ class CountsTests(SynchronousTestCase):
         for key, labels, value in (
             ("build_info", ("1",), 1),
             ("requests_active", (), 1),
-            ("http_requests_total", ("image_pull", "POST", "200", "completed"), 1),
-            ("http_request_duration_seconds_bucket", ("image_pull", "2.5"), 0),
-            ("http_request_duration_seconds_bucket", ("image_pull", "10.0"), 1),
-            ("http_request_duration_seconds_bucket", ("image_pull", "+Inf"), 1),
-            ("http_request_duration_seconds_sum", ("image_pull",), 3.0),
+            ("http_requests_total", ("/images/create", "POST", "200", "completed"), 1),
+            ("http_request_duration_seconds_bucket", ("/images/create", "POST", "2.5"), 0),
+            ("http_request_duration_seconds_bucket", ("/images/create", "POST", "10.0"), 1),
+            ("http_request_duration_seconds_bucket", ("/images/create", "POST", "+Inf"), 1),
+            ("http_request_duration_seconds_sum", ("/images/create", "POST"), 3.0),
             ("streams_active", ("attach",), 1),
             ("upstream_up", (), 1),
             ("upstream_api_up", (), 0),
@@ -899,7 +900,7 @@ class CountsTests(SynchronousTestCase):
             ("interceptor_duration_seconds_bucket", ("labels", "0.005"), 1),
             ("interceptor_duration_seconds_sum", ("labels",), 0.002),
             ("interceptor_errors_total", ("audit",), 1),
-            ("ledger_errors_total", (), 0),
+            ("journal_errors_total", (), 0),
         ):
             self.assertEqual(samples[name + key, labels], value, key)
         self.assertNotIn((name + "tracked_objects", ("image",)), samples)

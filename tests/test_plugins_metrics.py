@@ -43,12 +43,12 @@ class MetricsTests(SynchronousTestCase):
         self.assertFalse(self.metrics.interceptor.fail_closed)
 
     def test_exchange(self) -> None:
-        """An exchange is counted by its operation, method, status and end, with its bytes and its time."""
+        """An exchange is counted by its route, method, status and end, with its bytes and its time."""
         asked = request("GET", "/v1.41/info")
         answer = response(200, {"ID": "a"})
         play([self.metrics], asked, answer, daemon=self.daemon)
-        self.assertEqual(self.counts.requests, {("info", "GET", "200", "completed"): 1})
-        self.assertEqual(sum(self.counts.durations["info"].buckets), 1)
+        self.assertEqual(self.counts.requests, {("/info", "GET", "200", "completed"): 1})
+        self.assertEqual(sum(self.counts.durations["/info", "GET"].buckets), 1)
         self.assertEqual((self.counts.bytes_from_clients, self.counts.bytes_to_clients), (len(asked), len(answer)))
         self.assertEqual((self.counts.active, self.counts.denied, self.counts.created), (0, {}, {}))
 
@@ -77,7 +77,7 @@ class MetricsTests(SynchronousTestCase):
         refuses = build(refusing, None, self.daemon)
         play([refuses, self.metrics], request("GET", "/info"), response(200, {}), daemon=self.daemon)
         self.assertEqual(self.counts.denied, {"refusing": 1})
-        self.assertEqual(self.counts.requests, {("info", "GET", "403", "refused"): 1})
+        self.assertEqual(self.counts.requests, {("/info", "GET", "403", "refused"): 1})
 
     def test_stream(self) -> None:
         """A stream is counted as long as it goes on."""
@@ -89,4 +89,4 @@ class MetricsTests(SynchronousTestCase):
             daemon=self.daemon,
         )
         self.assertEqual(self.counts.streams["container_attach"], 0)
-        self.assertEqual(self.counts.requests, {("container_attach", "POST", "101", "completed"): 1})
+        self.assertEqual(self.counts.requests, {("/containers/{name}/attach", "POST", "101", "completed"): 1})

@@ -117,7 +117,7 @@ class SynchronousTests(DatabaseCase):
                 insert(number)(connection)
 
         self.assertIn("full", self.failureResultOf(database.run(large), LedgerError).value.problem)
-        self.assertEqual(counts.ledger_errors, 1)
+        self.assertEqual(counts.journal_errors, 1)
         self.successResultOf(database.run(lambda c: c.execute("PRAGMA max_page_count=100000").fetchone()))
         self.successResultOf(database.run(large))
 
@@ -267,7 +267,7 @@ class ThreadTests(DatabaseCase):
         broken = database.run(lambda _: 1 // 0)
         self.calls.run_until(broken)
         self.failureResultOf(broken, ZeroDivisionError)
-        self.assertEqual(counts.ledger_errors, 0)
+        self.assertEqual(counts.journal_errors, 0)
         self.calls.run_until(database.run(insert(1)))
 
     def test_bounded(self) -> None:
@@ -277,7 +277,7 @@ class ThreadTests(DatabaseCase):
         free = self.held(database)
         answers = [database.run(insert(number)) for number in range(4)]
         self.assertIn("too slow", self.failureResultOf(answers[3], LedgerError).value.problem)
-        self.assertEqual(counts.ledger_errors, 1)
+        self.assertEqual(counts.journal_errors, 1)
         free.set()
         self.calls.run_until(answers[2])
 

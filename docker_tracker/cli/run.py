@@ -135,9 +135,15 @@ def run(wish: Wish, place: Place, environ: Mapping[str, str]) -> int:
     try:
         client = _tracker(wish, place, environ)
         made = client.call("POST", "/jobs", _request(wish, client.path))
+    except TrackerError as error:
+        complain(error)
+        return FAILED
+    try:
         variables = _variables(client, made, environ)
     except TrackerError as error:
         complain(error)
+        if wish.keep:  # else it ends with us
+            complain(f"job {wish.name} is open: end it with docker-tracker job end {wish.name}")
         return FAILED
     status, started = _supervise(wish, client, made, variables)
     try:

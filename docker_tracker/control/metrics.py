@@ -82,10 +82,10 @@ def families(scrape: Scrape) -> Iterator[Metric]:
     yield _counters(
         "http_requests_total",
         "Exchanges that are over, by how they ended.",
-        ("operation", "method", "status", "decision"),
+        ("route", "method", "status", "decision"),
         counts.requests,
     )
-    yield _durations("http_request_duration_seconds", "How long exchanges took.", "operation", counts.durations)
+    yield _durations("http_request_duration_seconds", "How long exchanges took.", ("route", "method"), counts.durations)
     yield _gauge("requests_active", "Exchanges that are going on.", counts.active)
     yield _gauges("streams_active", "Endless and upgraded exchanges that are going on.", "kind", counts.streams)
     moved = CounterMetricFamily(f"{_PREFIX}bytes", "Bytes that crossed clients' connections.", labels=("direction",))
@@ -120,14 +120,14 @@ def families(scrape: Scrape) -> Iterator[Metric]:
     yield _durations(
         "interceptor_duration_seconds",
         "How long exchanges waited for hooks of interceptors.",
-        "name",
-        counts.interceptor_durations,
+        ("name",),
+        {(name,): durations for name, durations in counts.interceptor_durations.items()},
     )
     yield _counters(
         "interceptor_errors_total", "Hooks that raised or were late.", ("name",), _single(counts.interceptor_errors)
     )
-    failed = CounterMetricFamily(f"{_PREFIX}ledger_errors", "Calls of the ledger that failed.")
-    failed.add_metric((), counts.ledger_errors)
+    failed = CounterMetricFamily(f"{_PREFIX}journal_errors", "Calls of the ledger that failed.")
+    failed.add_metric((), counts.journal_errors)
     yield failed
 
 
@@ -153,10 +153,10 @@ def _counters(name: str, help_: str, labels: Sequence[str], values: Mapping[Any,
     return family
 
 
-def _durations(name: str, help_: str, label: str, values: Mapping[str, Durations]) -> Metric:
-    family = HistogramMetricFamily(_PREFIX + name, help_, labels=(label,))
+def _durations(name: str, help_: str, labels: Sequence[str], values: Mapping[Any, Durations]) -> Metric:
+    family = HistogramMetricFamily(_PREFIX + name, help_, labels=labels)
     bounds = [*map(str, BUCKETS), "+Inf"]
     for key, durations in sorted(values.items()):
         totals = list(zip(bounds, accumulate(durations.buckets), strict=True))
-        family.add_metric((key,), totals, durations.seconds)
+        family.add_metric(key, totals, durations.seconds)
     return family

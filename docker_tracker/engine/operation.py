@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping
+from typing import Final
 
 import attrs
 
@@ -75,6 +77,9 @@ class Identity:
     key: str = ""
 
 
+_PATTERN: Final = re.compile(r":[^}]*\}")
+
+
 @attrs.frozen(eq=False)  # compared by identity: there is one row of each
 class Operation:
     """One row of the catalogue: an Engine API call.
@@ -88,6 +93,7 @@ class Operation:
     :ivar hijack: Whether a 200 without framing means raw bytes both ways (attach and exec start do that to
         clients that sent no ``Upgrade``; ``daemon/server/httputils/httputils.go``).
     :ivar source: The moby file in which the route stands.
+    :ivar route: Its path without the patterns of its variables: ``/containers/{name}/json``.
     """
 
     name: str
@@ -101,6 +107,11 @@ class Operation:
     labels: tuple[LabelSlot, ...] = ()
     hijack: bool = False
     source: str = ""
+    route: str = attrs.field(init=False, repr=False)
+
+    @route.default
+    def _without_patterns(self) -> str:
+        return _PATTERN.sub("}", self.path)
 
 
 @attrs.frozen

@@ -44,7 +44,7 @@ class Metrics(Interceptor):
         if exchange.answer is not None:
             status = exchange.answer.status
         seconds = self.daemon.clock.seconds() - exchange.started
-        counts.finished(operation.name, exchange.received.method, status, outcome.value, seconds)
+        counts.finished(operation.route, exchange.received.method, status, outcome.value, seconds)
         counts.bytes_from_clients += exchange.bytes_from_client
         counts.bytes_to_clients += exchange.bytes_to_client
         kind = operation.kind or "other"

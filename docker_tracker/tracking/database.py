@@ -254,7 +254,7 @@ class Database:
     def _answer(self, answers: Iterable[_Answer]) -> None:
         for deferred, result in answers:
             if isinstance(result, Failure):
-                self._counts.ledger_errors += isinstance(result.value, LedgerError)
+                self._counts.journal_errors += isinstance(result.value, LedgerError)
                 deferred.errback(result)
             else:
                 deferred.callback(result)
