@@ -342,8 +342,8 @@ class Recorder(Interceptor):
         """
         courses, self._new = self._new, []
         self._give_up(courses)
-        for look in [*self._stepping]:
-            await look.addTimeout(_STEPS_SECONDS, self._clock)
+        for look in [look.addTimeout(_STEPS_SECONDS, self._clock) for look in self._stepping]:
+            await look
         if self._timer is not None:
             self._timer.cancel()
         if self._listing is not None:
