@@ -784,6 +784,25 @@ class LostTests(WatcherCase):
             self.engine.answers["/images/json"].pop()
             self.successResultOf(self.ledger.removed("image", [IMAGE, "mine:1", BASE]))
 
+    def test_old_tag_is_no_end(self) -> None:
+        """A tag that is still where it was before a build may yet move to what that comes to."""
+        tag, old = ("image", "mine:1"), ("image", BASE)
+        step = Resource(kind="image", identifier=OTHER)
+        images: list[dict[str, Any]] = [
+            {"Id": BASE, "RepoTags": ["mine:1"]},
+            {"Id": OTHER, "RepoTags": None},
+        ]
+        self.engine.answers["/images/json"] = images
+        before = (ALL_IMAGES, tag, old)
+        number = self.make(step, state=State.LOST, operation="image_build", kind="image", names=(tag,), before=before)
+        self.start()
+        self.assertEqual(self.state(number), "lost")
+        images[0]["RepoTags"] = None
+        images.append({"Id": IMAGE, "RepoTags": ["mine:1"], "ParentId": OTHER})
+        self.clock.pump([1] * 10)
+        self.assertEqual(self.state(number), "done")
+        self.assertIn(("image", IMAGE, "made"), self.shown())
+
     def test_no_end(self) -> None:
         """What an archive had in it comes in one by one, and an image that may be a stranger's ends nothing."""
         for operation in ("image_load", "image_build", "container_commit"):

@@ -304,7 +304,11 @@ def _is_all(intent: Intent, found: Iterable[Resource], recorded: Iterable[Resour
     if intent.operation == "image_load":
         return False
     if intent.operation in BUILDS:
-        return any(("image", resource.identifier) in intent.names for resource in (*found, *recorded))
+        both = (*found, *recorded)
+        made = {resource.identifier for resource in both if resource.relation is Relation.MADE}
+        named = [resource for resource in both if ("image", resource.identifier) in intent.names]
+        # A tag that was there is all only where it leads to something new.
+        return any(tag.identifier in made or tag.parent in made for tag in named)
     own = [resource for resource in (*found, *recorded) if resource.kind == intent.kind]
     return any(intent.kind != "image" or resource.relation is Relation.MADE for resource in own)
 
