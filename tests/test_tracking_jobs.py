@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib  # trial takes a module's "suppress" for its own
 import os
 from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -33,6 +34,7 @@ class FakeDoor:
     anew: list[str]
     clients: int = 0
     done: list[str] = attrs.field(factory=list)
+    stopping: Deferred[None] | None = None
 
     def connected(self) -> bool:
         return self.clients > 0
@@ -48,6 +50,9 @@ class FakeDoor:
 
     async def stop(self) -> None:
         self.done.append("stop")
+        if self.stopping is not None:
+            with contextlib.suppress(CancelledError):  # the interceptors' errors are logged, whichever they are
+                await self.stopping
 
 
 @attrs.define
@@ -730,6 +735,14 @@ class JobsTests(SynchronousTestCase):
         self.assertEqual(len(self.jobs.open_doors()), 2)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
         self.assertEqual(self.reactor.getReaders(), [])
+
+    def test_stopped_while_interceptors_stop(self) -> None:
+        """A job whose interceptors take their time is not reaped by a tracker that stops meanwhile."""
+        waiting: Deferred[None] = Deferred()
+        self.doors.doors[self.make().id].stopping = waiting
+        self.result(self.jobs.end("build", "enough"))
+        self.result(self.jobs.stop())
+        self.assertEqual((self.jobs.get("build").state, self.reaper.reaped), (JobState.DRAINING, []))
 
     def test_process(self) -> None:
         """A process is watched from the start on."""

@@ -151,7 +151,7 @@ class Jobs:
         self._told: list[Callable[[Mapping[str, Any]], None]] = []
         self._starting = DeferredLock()
         self._running: set[Deferred[Any]] = set()
-        self._stopped = False
+        self.stopped = False
 
     # Start and stop of the tracker
 
@@ -198,7 +198,7 @@ class Jobs:
 
     async def stop(self) -> None:
         """Watch for no more ends and start nothing; jobs stay as they are in the ledger."""
-        self._stopped = True
+        self.stopped = True
         for course in self._courses.values():
             course.rest()
         for running in list(self._running):
@@ -485,7 +485,7 @@ class Jobs:
             raise RefusedError(f"{parent!r} is not a cgroup parent here: the engine uses systemd, write NAME.slice")
 
     def _check_running(self) -> None:
-        if self._stopped:
+        if self.stopped:
             raise RefusedError("the tracker is being stopped", 503)
 
     async def _unmake(self, course: _Course, reason: str) -> None:
@@ -506,7 +506,7 @@ class Jobs:
             self.ended(course, reason)
 
     async def _end_surely(self, course: _Course, reason: str) -> None:
-        while not self._stopped:
+        while not self.stopped:
             try:
                 await self._end(course, reason)
                 return
@@ -564,7 +564,7 @@ class Jobs:
 
         def over(failure: Failure | None) -> None:
             self._running.discard(running)
-            if failure is not None and not self._stopped:
+            if failure is not None and not self.stopped:
                 self.log.failure("work for job {job} failed", failure, job="" if job is None else job.name)
 
         running.addBoth(over)
@@ -616,7 +616,10 @@ class _Course(Course):
         door.clear()
         await self._jobs.until(lambda: not door.connected(), self._jobs.drain_seconds)
         await door.stop()
-        self.life.drained()
+        if (
+            not self._jobs.stopped
+        ):  # what was cancelled may have been an interceptor's stop, whose errors are only logged
+            self.life.drained()
 
     def reap(self) -> None:
         """Remove what it has made, or keep that for now."""
