@@ -664,6 +664,31 @@ class StepTests(RecorderCase):
             self.successResultOf(self.ledger.removed("volume", ["anonymous"]))
             self.asked = self.forward("POST", "/build?t=mine:1")
 
+    def test_one_look_fails(self) -> None:
+        """One of which the engine cannot say anything keeps no other from being recorded."""
+        self.engine.answers[f"/images/{STEP[7:19]}/json"] = EngineAnswerError("the engine answered 500", 502, 500)
+        self.tell(told(BASE), told(STEP), RUNNING)
+        self.assertEqual(self.shown(), [("container", ID, "made"), ("volume", "anonymous", "made")])
+        self.engine.answers[f"/images/{STEP[7:19]}/json"] = self.step
+        self.answer(self.asked)
+        self.assertIn(("image", STEP, "made"), self.shown())
+        self.settled()
+
+    def test_stop_after_a_failure(self) -> None:
+        """The end of the job waits for what is looked at once more, too."""
+        path = f"/containers/{ID[:12]}/json"
+        self.engine.answers[path] = UNAVAILABLE
+        self.tell(told(BASE), RUNNING)
+        answer: Deferred[Any] = Deferred()
+        self.engine.answers[path] = answer
+        self.answer(self.asked, outcome=Outcome.CLIENT_GONE)
+        stopped = Deferred.fromCoroutine(self.recorder.stop())
+        self.assertNoResult(stopped)
+        answer.callback(self.container)
+        self.successResultOf(stopped)
+        self.assertEqual(self.shown()[0], ("container", ID, "made"))
+        self.assertEqual(len(self.lost()), 1)
+
     def test_broken_off(self) -> None:
         """What only we know of a build that was given up is recorded before the watcher gets it."""
         path = f"/containers/{ID[:12]}/json"

@@ -345,6 +345,18 @@ class ResourceTests(LedgerCase):
                 found = [row.relation for row in self.existing() if row.identifier == name]
                 self.assertEqual(found, [wanted if meanwhile else used], name)
 
+    def test_came_anew_to_nobody(self) -> None:
+        """What is there after an intent was lost may be a stranger's by then."""
+        other = self.job("other")
+        self.make(Resource(kind="volume", identifier="data"), job_id=other)
+        number = self.intend(operation="container_create", before=(("volume", "data"),))
+        self.clock.advance(1)
+        self.successResultOf(self.ledger.removed("volume", ["data"]))
+        self.successResultOf(self.ledger.settle(number, State.LOST))
+        used = Resource(kind="volume", identifier="data", relation=Relation.USED)
+        self.successResultOf(self.ledger.record(number, [used], State.DONE))
+        self.assertEqual([row.relation for row in self.existing() if row.identifier == "data"], [Relation.USED])
+
     def test_brought_up_to_date(self) -> None:
         """A name that is learned later is kept; one that is not known does not erase it."""
         for name, wanted in (("", ""), ("web", "web"), ("", "web"), ("api", "api")):

@@ -708,6 +708,15 @@ class KeepTests(ReapCase):
             self.engine.add("container", name, self.labels(**{"docker-tracker.retain": wish}), Image=image)
         self.assertEqual(self.outcomes(self.reap()), {image: "kept", "inherits": "removed", "wishes": "kept"})
 
+    def test_image_not_told(self) -> None:
+        """If the engine cannot say what the image has, a container's wish counts, and nothing waits for that."""
+        image = self.engine.add("image", "app:1")
+        labels = self.labels(**{"docker-tracker.retain": "1h"})
+        self.record("container", self.engine.add("container", "wishes", labels, Image=image), name="wishes")
+        self.add("volume", "data")
+        self.engine.answers[f"GET /images/{image}/json"] = [(500, {"message": "no"})] * 99
+        self.assertEqual(self.outcomes(self.reap()), {"wishes": "kept", "data": "removed"})
+
     def test_old_image(self) -> None:
         """An image that says it was made long ago, as a loaded one may, is kept from when it came."""
         wish = {"docker-tracker.retain": "1h"}

@@ -11,7 +11,7 @@ an image whose push failed is there all the same.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -99,6 +99,7 @@ class _Course:
     :ivar settled: Whether nothing is left to do.
     :ivar is_brief: Whether it is a container that the engine removes when it ends.
     :ivar late: The images that were there, if they were listed only after a build was let go on.
+    :ivar there: The images that were there, by the first digits of their IDs; None: nobody has asked yet.
     :ivar told: The images that the answer of a build has told of, by the first digits of their IDs.
     :ivar cached: Whether the one that it tells of next was there.
     :ivar steps: What it tells of and nobody has looked at yet.
@@ -114,6 +115,7 @@ class _Course:
     settled: bool = False
     is_brief: bool = False
     late: Sequence[Reference] = ()
+    there: Collection[str] | None = None
     told: set[str] = attrs.field(factory=set)
     cached: bool = False
     steps: list[Reference] = attrs.field(factory=list)
@@ -331,7 +333,9 @@ class Recorder(Interceptor):
         elif outcome is Outcome.COMPLETED and kind == "plugin":
             self._later([course], self._look_at_plugins(course))
         elif course.steps:
-            self._later([course], self._lose(course))
+            losing = self._later([course], self._lose(course))
+            self._stepping.add(losing)
+            losing.addBoth(lambda _: self._stepping.discard(losing))
         else:
             self._told(self._ledger.settle(course.number, State.LOST))
 
@@ -665,12 +669,13 @@ class Recorder(Interceptor):
         steps = steps_of_line(document)
         if steps and not course.attributes:
             course.attributes = _who(exchange)
+            course.there = {name[7:19] for _, name in course.intent.before if name.startswith("sha256:")}
         for kind, start in steps:
             cached, course.cached = course.cached, kind == "cache"
             if kind == "image":
                 if len(course.told) < _MOST_LINES:
                     course.told.add(start)
-                if cached or any(name.startswith(f"sha256:{start}") for _, name in course.intent.before):
+                if cached or start in (course.there or ()):
                     continue
             if kind != "cache" and len(course.steps) < _MOST_STEPS:
                 course.steps.append((kind, start))
@@ -691,17 +696,32 @@ class Recorder(Interceptor):
 
         They bear no label, and a step can write what the engine writes of them: so a container must be new, of an image
         that the build told of, and an image new and without a name.
+
+        :raises EngineError: the engine cannot say of some; they are left in the list.
         """
+        unsaid: list[Reference] = []
+        error: EngineAnswerError | None = None
         async with course.looking:
-            while course.steps:
-                kind, start = course.steps[0]
-                document = await self._engine.get(inspect_path(kind, start))
-                found = self._step(course, kind, document) if document else []
-                if found:
-                    course.went = True
-                    await self._ledger.record(course.number, found)
-                    await self._check(found)
-                del course.steps[0]
+            try:
+                while course.steps:
+                    try:
+                        await self._look_at_step(course, *course.steps[0])
+                    except EngineAnswerError as answered:  # the others are looked at all the same
+                        error = answered
+                        unsaid.append(course.steps[0])
+                    del course.steps[0]
+            finally:
+                course.steps += unsaid
+        if error is not None:
+            raise error
+
+    async def _look_at_step(self, course: _Course, kind: str, start: str) -> None:
+        document = await self._engine.get(inspect_path(kind, start))
+        found = self._step(course, kind, document) if document else []
+        if found:
+            course.went = True
+            await self._ledger.record(course.number, found)
+            await self._check(found)
 
     def _step(self, course: _Course, kind: str, document: Mapping[str, Any]) -> list[Resource]:
         seen, attributes = inspected(kind, document), course.attributes

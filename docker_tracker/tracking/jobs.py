@@ -616,9 +616,8 @@ class _Course(Course):
         door.clear()
         await self._jobs.until(lambda: not door.connected(), self._jobs.drain_seconds)
         await door.stop()
-        if (
-            not self._jobs.stopped
-        ):  # what was cancelled may have been an interceptor's stop, whose errors are only logged
+        # What was cancelled may have been an interceptor's stop, whose errors are only logged.
+        if not self._jobs.stopped:
             self.life.drained()
 
     def reap(self) -> None:

@@ -567,14 +567,16 @@ def _moves(database: sqlite3.Connection, resource: Resource, intent: int, parent
 def _came_anew(database: sqlite3.Connection, resource: Resource, intent: int) -> bool:
     """Return whether a thing is used only as one was there before, which was a job's and went since.
 
-    What is asked for as a volume is told by its label, and what is pulled is nobody's.
+    What is asked for as a volume is told by its label, and what is pulled is nobody's. If an intent is lost, somebody
+    else may have come between.
     """
     if resource.relation is Relation.MADE:
         return False
     row = database.execute(
-        "SELECT before FROM intents WHERE number = ? AND operation <> ? AND kind <> 'volume' AND EXISTS (SELECT 1"
-        " FROM resources WHERE kind = ? AND identifier = ? AND relation = ? AND removed > intents.started)",
-        (intent, PULL, resource.kind, resource.identifier, Relation.MADE.value),
+        "SELECT before FROM intents WHERE number = ? AND state <> ? AND operation <> ? AND kind <> 'volume'"
+        " AND EXISTS (SELECT 1 FROM resources"
+        " WHERE kind = ? AND identifier = ? AND relation = ? AND removed > intents.started)",
+        (intent, State.LOST.value, PULL, resource.kind, resource.identifier, Relation.MADE.value),
     ).fetchone()
     return row is not None and [resource.kind, resource.identifier] in json.loads(row[0])
 

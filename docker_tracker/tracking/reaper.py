@@ -308,11 +308,18 @@ class _Course:
                 return None
             wish = seen.labels.get(RETAIN_LABEL)
             # To retain an image is no wish to have what runs of it run on.
-            if kind == "container" and wish and await is_inherited(self._engine, seen.image, wish, RETAIN_LABEL):
+            if kind == "container" and wish and await self._has_from_image(seen.image, wish):
                 seen = attrs.evolve(
                     seen, labels={name: seen.labels[name] for name in seen.labels.keys() - {RETAIN_LABEL}}
                 )
         return Thing(kind=kind, identifier=identifier, seen=seen, document=document, resource=resource)
+
+    async def _has_from_image(self, image: str, wish: str) -> bool:
+        """Whether a container can have a wish to be retained from its image; if the engine cannot say, it counts."""
+        try:
+            return await is_inherited(self._engine, image, wish, RETAIN_LABEL)
+        except EngineAnswerError:
+            return False
 
     def _is_the_jobs(self, kind: str, seen: Seen, resource: Resource | None) -> bool:
         """Whether the labels say that the job made a thing, or the ledger does and the labels do not deny it."""
