@@ -449,13 +449,32 @@ class Round:
         return (self._directory / "state" / "instance").read_text().strip()
 
     def _check_answers(self, answers: Path, job_id: str) -> None:
-        """What a client was told is in the ledger, whatever died since."""
-        told = [json.loads(line) for line in answers.read_text().splitlines()] if answers.exists() else []
-        recorded = self._recorded(job_id, everything=True)
-        for kind, identifier in told:
-            follows = kind == "image" and not identifier.startswith("sha256:")  # by design the ID follows the answer
-            if not follows and (kind, identifier) not in recorded:
-                self._problems.append(f"the client was told of {kind} {identifier}, and the ledger does not know it")
+        """What a client was told is in the ledger, whatever died since.
+
+        An answer with an ID is held until that is recorded. What is told without one, a name that the intent has, is
+        recorded as soon as that can be done, unless it is gone.
+        """
+        told: set[tuple[str, str]] = set()
+        if answers.exists():
+            told = {(kind, identifier) for kind, identifier in map(json.loads, answers.read_text().splitlines())}
+        by_name = {
+            (kind, name)
+            for kind, name in told
+            if kind == "plugin" or (kind == "image" and not name.startswith("sha256:"))
+        }
+        self._wait_for(lambda: self._is_known(by_name, job_id), f"the ledger to know of {sorted(by_name)}")
+        for kind, identifier in told - by_name - self._recorded(job_id, everything=True):
+            self._problems.append(f"the client was told of {kind} {identifier}, and the ledger does not know it")
+
+    def _is_known(self, made: set[tuple[str, str]], job_id: str) -> bool:
+        unknown = made - self._recorded(job_id, everything=True)
+        if not unknown:
+            return True
+        try:
+            now = things(self.engine.path, self.engine.swarm)
+        except BROKEN:
+            return False  # it comes back
+        return not unknown.intersection(("image" if kind == "tag" else kind, name) for kind, name in now)
 
     def _check_never(self, name: str) -> None:
         """Of a job that could not be made, as its client had died, there is nothing."""
