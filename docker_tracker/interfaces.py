@@ -371,7 +371,10 @@ class IEngine(Interface):
         """Return the status and the JSON answer (None if it has no body) of any call, errors included."""
 
     def identity() -> Awaitable[str]:
-        """Return what tells this engine from every other one; asked of it once for each of its lives."""
+        """Return what tells this engine from every other one; asked of it once for each of its lives.
+
+        See `docker_tracker.engine.identity.identity_of`.
+        """
 
     def forget() -> None:
         """Ask for the identity anew: the engine that answers next may be another one."""

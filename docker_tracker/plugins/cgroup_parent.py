@@ -16,6 +16,7 @@ from docker_tracker.builds import BuildEdit, BuildRequest
 from docker_tracker.cgroups import caller_parent, hidden, own_parent, uses_version_2
 from docker_tracker.engine import query
 from docker_tracker.engine.document import Document
+from docker_tracker.engine.identity import is_podman
 from docker_tracker.engine.operation import Operation
 from docker_tracker.engine.start import check_start
 from docker_tracker.errors import BadDocumentError, ConfigurationError, RefusedError
@@ -41,7 +42,6 @@ _STAGES: Final = {
     "libpod_image_build": Stage.REQUEST_HEAD,
 }
 _OWN: Final = "libpod_"  # of Podman's own API, where it stands at the top of the body (pkg/specgen)
-_PODMAN: Final = "podman "  # as `IEngine.identity` begins for it
 _SLICE: Final = ".slice"
 _MODES: Final = ("", "default", "enabled", "no-conmon")  # that put a container where it is asked to be
 _IGNORED: Final = "the engine's BuildKit takes no notice of the cgroup-parent"
@@ -246,7 +246,7 @@ class CgroupParent(Interceptor):
             exchange.notes["remark"] = _IGNORED
         parent = await self.parent.get(exchange.peer)
         # Podman puts a step into that cgroup itself, and runc takes none that others are in (buildah: run_linux.go).
-        if not parent.endswith(_SLICE) and (await self.parent.engine.identity()).startswith(_PODMAN):
+        if not parent.endswith(_SLICE) and is_podman(await self.parent.engine.identity()):
             parent = f"{parent}/build-{exchange.id}"
         after = query.replace(before, "cgroupparent", parent)
         return None if after == before else head.with_target(f"{path}?{after}")

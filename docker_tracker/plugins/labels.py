@@ -16,6 +16,7 @@ import attrs
 from docker_tracker.builds import BuildEdit, BuildRequest
 from docker_tracker.engine import query
 from docker_tracker.engine.document import Change, Document, Path, parse_map
+from docker_tracker.engine.identity import is_podman
 from docker_tracker.engine.operation import LabelPlace, LabelSlot, Operation
 from docker_tracker.engine.start import check_start
 from docker_tracker.errors import BadDocumentError, BadTargetError, RefusedError
@@ -52,7 +53,6 @@ _PULLS: Final = "image_create"  # with fromImage: then it takes no labels (image
 _IMAGE_LABELS: Final = ("static", "full", "none")
 _IMPLICIT: Final = ("record", "mount")
 _CREATE: Final = "container_create"
-_PODMAN: Final = "podman "  # as `IEngine.identity` begins for it: it takes no labels in Mounts
 _MOUNTS_SINCE: Final = (1, 25)  # the API's version (docs/api/version-history.md)
 # A volume's name (daemon/names/names.go), and where it is mounted. With a mode the engine would label the files for
 # SELinux in another way (daemon/volumes_unix.go: setBindModeIfNull), and a Mounts entry knows none.
@@ -181,7 +181,7 @@ class Labels(Interceptor):
         """Ask for volumes of ``Binds`` in ``Mounts``, if all that is mounted stays what it was."""
         if not _has_mounts(exchange.call.version) or not _can_be_moved(document):
             return document
-        if (await engine.identity()).startswith(_PODMAN):
+        if is_podman(await engine.identity()):  # which takes no labels in Mounts
             return document
         return _with_mounts(document)
 

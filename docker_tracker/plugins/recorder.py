@@ -27,6 +27,7 @@ from twisted.python.failure import Failure
 from docker_tracker.builds import BuildOutcome, BuildRequest, BuildStep
 from docker_tracker.engine import query
 from docker_tracker.engine.document import Document
+from docker_tracker.engine.identity import is_podman
 from docker_tracker.engine.inventory import (
     IMAGE_JOB_ID_LABEL,
     JOB_ID_LABEL,
@@ -82,7 +83,6 @@ _IMPORT: Final = "image_create"  # a pull with fromImage
 _LIBPOD_PULL: Final = "libpod_image_pull"
 _TAGS: Final = ("image_tag", "libpod_image_tag")
 _RENAMES: Final = ("container_rename", "libpod_container_rename")
-_PODMAN: Final = "podman "  # as `IEngine.identity` begins for it
 _PAGES: Final = ("tracker_page", "tracker_other")
 # Their names are no prefixes of anything, unlike those of all other kinds.
 _EXACT: Final = ("volume", "plugin")
@@ -208,7 +208,7 @@ class Recorder(Interceptor):
             return await self._page(exchange, head)
         if exchange.call.operation.effect is Effect.CREATE:
             course = await self._intend(exchange, None)
-            if exchange.call.operation.name in BUILDS and course.engine.startswith(_PODMAN):
+            if exchange.call.operation.name in BUILDS and is_podman(course.engine):
                 path, _, parameters = head.target.partition("?")
                 return head.with_target(f"{path}?{query.replace(parameters, 'forcerm', '1')}")
         else:

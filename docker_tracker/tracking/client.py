@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from docker_tracker.connections import EngineAddress
+from docker_tracker.engine.identity import identity_of
 from docker_tracker.errors import EngineAnswerError, EngineError, EngineProtocolError
 from docker_tracker.interfaces import IEngine
 
@@ -166,17 +167,10 @@ class EngineClient:
             raise EngineProtocolError(f"the engine at {self.address} answered no JSON: {error}") from error
 
     def _identify(self, info: Any) -> str:
-        """Return the engine's own ID and where it keeps its things.
-
-        Up to 20.10 the ID is the host's (``/etc/docker/key.json``), so that two engines there share it. Podman makes
-        up a new one for each call; there it is the host's name.
-        Sources: ``daemon/info.go`` of moby, ``pkg/api/handlers/compat/info.go`` of Podman.
-        """
-        info = info if isinstance(info, dict) else {}
-        found = f"podman {info.get('Name')}" if "BuildahVersion" in info else info.get("ID")
-        if not isinstance(found, str) or not found:
+        found = identity_of(info) if isinstance(info, dict) else None
+        if found is None:
             raise EngineProtocolError(f"the engine at {self.address} does not say its ID in GET /info")
-        return f"{found} in {info.get('DockerRootDir')}"
+        return found
 
 
 def _error_of(body: bytes) -> Any:

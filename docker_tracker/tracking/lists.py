@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 from docker_tracker.engine.catalogue import RESOURCE_KINDS
+from docker_tracker.engine.identity import is_podman
 from docker_tracker.engine.inventory import JOB_ID_LABEL, Seen, inspect_path, inspected, list_call, listed
 from docker_tracker.errors import EngineAnswerError, EngineProtocolError
 from docker_tracker.interfaces import IEngine, ILedger
@@ -14,7 +15,6 @@ from docker_tracker.records import Resource
 
 _UNAVAILABLE: Final = 503
 _POD: Final = "pod"
-_PODMAN: Final = "podman "  # as `IEngine.identity` begins for it
 SWARM: Final = frozenset({"service", "secret", "config"})
 #: What bears a job's label. An image's labels are for people: whatever is built on it inherits them.
 LABELLED: Final = frozenset({"container", "network", "pod", "volume", *SWARM})
@@ -48,7 +48,7 @@ class Lists:
         call = list_call(kind)
         assert call is not None
         path, parameters = call
-        if kind == _POD and not (await self._engine.identity()).startswith(_PODMAN):
+        if kind == _POD and not is_podman(await self._engine.identity()):
             return []  # other engines know no such thing
         if self._label and kind in LABELLED:
             parameters = {**parameters, "filters": json.dumps({"label": [self._label]})}
