@@ -307,7 +307,7 @@ class ILedger(Interface):
         """Write down what became of an intent."""
 
     def settle_owed() -> Deferred[None]:
-        """Settle the intents whose settlement could not be written when it was due (a full disk)."""
+        """Write down what could not be when it was due (a full disk): what intents led to, and what became of them."""
 
     def removed(kind: str, identifiers: Sequence[str]) -> Deferred[None]:
         """Write down that resources exist no more, whoever's they were; of unknown ones only `adopt` hears."""

@@ -213,6 +213,28 @@ class OwedTests(LedgerCase):
         self.successResultOf(self.ledger.settle(other, State.DONE))
         self.assertEqual(self.states()[-1], "done")
 
+    def test_owed_resources(self) -> None:
+        """What a record that failed had is not forgotten, unless that went or its intent is unknown."""
+        number, done = self.intend(), self.intend()
+        there, gone = (Resource(kind="image", identifier=each, attributes={"user": "1"}) for each in ("i", "j"))
+        self.break_disk()
+        for failing in (
+            self.ledger.record(number, [there, gone]),
+            self.ledger.record(done, [Resource(kind="image", identifier="k")]),
+            self.ledger.record(4711, [Resource(kind="image", identifier="l")]),
+            self.ledger.settle_owed(),
+        ):
+            self.failureResultOf(failing, LedgerError)
+        self.patched.restore()
+        self.successResultOf(self.ledger.removed("image", ["j"]))
+        self.successResultOf(self.ledger.settle(done, State.DONE))
+        for _ in range(2):
+            self.successResultOf(self.ledger.settle_owed())
+            found = self.successResultOf(self.ledger.resources())
+            self.assertEqual([(each.identifier, each.intent) for each in found], [("i", number), ("k", done)])
+            self.assertEqual(found[0].attributes, {"user": "1"})
+        self.assertEqual(self.states(), ["lost", "done"])
+
     def test_done_stays_done(self) -> None:
         """An intent that is settled does not get lost by what is told later."""
         number = self.intend()
@@ -239,9 +261,12 @@ class OwedTests(LedgerCase):
         self.break_disk()
         for number in (first, second, first):
             self.failureResultOf(self.ledger.settle(number, State.LOST), LedgerError)
+        resources = [Resource(kind="image", identifier=each) for each in "ij"]
+        self.failureResultOf(self.ledger.record(first, resources), LedgerError)
         self.patched.restore()
         self.successResultOf(self.ledger.settle_owed())
         self.assertEqual(self.states(), ["lost", "open"])
+        self.assertEqual([each.identifier for each in self.successResultOf(self.ledger.resources())], ["i"])
 
 
 class ResourceTests(LedgerCase):

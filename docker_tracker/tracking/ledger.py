@@ -26,7 +26,7 @@ from docker_tracker.tracking import job_table
 from docker_tracker.tracking.database import CallFromThread, Database, Migrations
 
 _DAY: Final = 86400.0
-_MOST_OWED: Final = 100_000  # settlements that are kept in mind; further ones wait for the next start
+_MOST_OWED: Final = 100_000  # settlements, and resources, that are kept in mind; what is more waits for the next start
 _SHORT_ID: Final = 12  # characters: what the engine's clients show of an ID
 _SHORTEST_ID: Final = 4  # characters of an ID that people may look for
 _MOST_FOUND: Final = 100
@@ -119,6 +119,7 @@ class Ledger:
         self._now = now
         self._when_lost: Callable[[], None] | None = None
         self._owed: dict[int, State] = {}
+        self._owed_resources: dict[tuple[int, str, str], tuple[Resource, float]] = {}
         #: When those went of which nothing was recorded, the latest of them last; for the database's thread only.
         self._unknown: dict[tuple[str, str], float] = {}
         self.moved: Path | None = None
@@ -265,7 +266,7 @@ class Ledger:
             if state is not None:
                 _settle(database, intent, state, now)
 
-        return self._told(self._owing(self._database.run(work), intent, State.LOST), state)
+        return self._told(self._owing(self._database.run(work), intent, State.LOST, resources), state)
 
     def settle(self, intent: int, state: State) -> Deferred[None]:
         """Write down what became of an intent."""
@@ -274,12 +275,16 @@ class Ledger:
         return self._told(self._owing(settling, intent, state), state)
 
     def settle_owed(self) -> Deferred[None]:
-        """Settle what could not be settled when it was due; see `ILedger.settle_owed`."""
-        owed, now = {**self._owed}, self._now()
+        """Write down what could not be written when it was due; see `ILedger.settle_owed`."""
+        owed, resources, now = {**self._owed}, {**self._owed_resources}, self._now()
         if not owed:
             return succeed(None)
 
         def work(database: sqlite3.Connection) -> None:
+            for (intent, kind, identifier), (resource, since) in resources.items():
+                row = database.execute("SELECT job FROM intents WHERE number = ?", (intent,)).fetchone()
+                if row is not None and self._unknown.get((kind, identifier), -1.0) < since:  # it did not go since
+                    _put(database, _with_parent(database, resource), row[0], intent, now)
             for intent, state in owed.items():
                 row = database.execute("SELECT state FROM intents WHERE number = ?", (intent,)).fetchone()
                 if row is not None and row[0] == State.OPEN.value:  # it was not settled meanwhile
@@ -287,6 +292,8 @@ class Ledger:
 
         def settled(_: None) -> None:
             self._owed = {intent: state for intent, state in self._owed.items() if owed.get(intent) is not state}
+            rest = {key: each for key, each in self._owed_resources.items() if resources.get(key) is not each}
+            self._owed_resources = rest
 
         return self._database.run(work).addCallback(settled)
 
@@ -445,12 +452,17 @@ class Ledger:
 
         return self._database.run(work)
 
-    def _owing(self, answer: Deferred[None], intent: int, state: State) -> Deferred[None]:
-        """Keep in mind what a settlement that fails would have said; an intent must not stay open for ever."""
+    def _owing(
+        self, answer: Deferred[None], intent: int, state: State, resources: Sequence[Resource] = ()
+    ) -> Deferred[None]:
+        """Keep in mind what a writing that fails would have said; an intent must not stay open for ever."""
 
         def failed(failure: Failure) -> Failure:
             if len(self._owed) < _MOST_OWED or intent in self._owed:
                 self._owed[intent] = state
+                for resource in resources[: _MOST_OWED - len(self._owed_resources)]:
+                    key = (intent, resource.kind, resource.identifier)
+                    self._owed_resources[key] = (resource, self._now())
                 if self._when_lost is not None:
                     self._when_lost()
             return failure
