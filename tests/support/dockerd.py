@@ -51,6 +51,9 @@ _UNIFIED = """
 mount --bind {unified} "$1/tmp" && umount --recursive {root} && mount --move "$1/tmp" {root} &&
 """
 
+_DEATHS = ("panic:", "fatal error:", "unexpected fault address")
+_MOST_DEATH_LINES = 2000  # the stacks of all goroutines follow
+
 _CONTAINERD_CONFIG = """\
 version = 2
 root = "{directory}/containerd"
@@ -245,9 +248,13 @@ class PrivateEngine:
         return ""
 
     def log_tail(self, name: str = "dockerd", lines: int = 8) -> str:
-        """Give the last lines that a daemon wrote."""
+        """Give the last lines that a daemon wrote, and the first ones of what a Go program died of."""
         path = self.directory / f"{name}.log"
-        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
+        written = path.read_text(errors="replace").splitlines() if path.exists() else []
+        deaths = [number for number, line in enumerate(written) if line.startswith(_DEATHS)]
+        if deaths and deaths[-1] > len(written) - _MOST_DEATH_LINES:
+            return "\n".join(written[deaths[-1] :][: 3 * lines])
+        return "\n".join(written[-lines:])
 
     def _start_containerd(self) -> None:
         containerd = ["containerd", "--config", str(self.directory / "containerd.toml")]
