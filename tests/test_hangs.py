@@ -74,6 +74,38 @@ class StackTests(SynchronousTestCase):
             self.assertEqual(hang.known, expected, text)
 
 
+PANIC = """\
+panic: runtime error: index out of range [0] with length 0
+
+goroutine 1 [running]:
+github.com/docker/libnetwork.(*controller).reservePools(0x55a2ac543e70?)
+\t/build/docker.io-20.10.24+dfsg1/libnetwork/controller.go:956 +0xb65
+"""
+LINE = 'time="2026-01-02T03:04:05Z" level=info msg="Loading containers: start."\n'
+
+
+class DeathTests(SynchronousTestCase):
+    def test_known(self) -> None:
+        """(dockerd.log, the defect that it ended of)"""
+        engine = PrivateEngine(self.enterContext(tempfile.TemporaryDirectory()))
+        self.assertIsNone(hangs.died_of(engine))
+        for text, expected in (
+            (LINE + PANIC, "moby issue 45057"),
+            (LINE + PANIC + LINE, None),
+            (LINE + PANIC.replace("reservePools", "sandboxCleanup"), None),
+            (LINE + PANIC.partition("\n")[2], None),
+        ):
+            (engine.directory / "dockerd.log").write_text(text)
+            self.assertEqual(hangs.died_of(engine), expected, text)
+
+    def test_running(self) -> None:
+        """One that runs did not die of anything."""
+        engine = PrivateEngine(self.enterContext(tempfile.TemporaryDirectory()))
+        (engine.directory / "dockerd.log").write_text(LINE + PANIC)
+        self.patch(engine, "process_id", lambda name: 1)
+        self.assertIsNone(hangs.died_of(engine))
+
+
 class SilentEngine(PrivateEngine):
     """One that takes connections and says nothing, until it is started anew: then it is away."""
 

@@ -51,9 +51,6 @@ _UNIFIED = """
 mount --bind {unified} "$1/tmp" && umount --recursive {root} && mount --move "$1/tmp" {root} &&
 """
 
-_DEATHS = ("panic:", "fatal error:", "unexpected fault address")
-_MOST_DEATH_LINES = 2000  # the stacks of all goroutines follow
-
 _CONTAINERD_CONFIG = """\
 version = 2
 root = "{directory}/containerd"
@@ -248,12 +245,14 @@ class PrivateEngine:
         return ""
 
     def log_tail(self, name: str = "dockerd", lines: int = 8) -> str:
-        """Give the last lines that a daemon wrote, and the first ones of what a Go program died of."""
+        """Give the last lines that a daemon wrote: if those are a panic, its first ones."""
         path = self.directory / f"{name}.log"
         written = path.read_text(errors="replace").splitlines() if path.exists() else []
-        deaths = [number for number, line in enumerate(written) if line.startswith(_DEATHS)]
-        if deaths and deaths[-1] > len(written) - _MOST_DEATH_LINES:
-            return "\n".join(written[deaths[-1] :][: 3 * lines])
+        for number in range(len(written) - 1, -1, -1):
+            if written[number].startswith("panic: "):
+                return "\n".join(written[number:][: 3 * lines])
+            if written[number].startswith("time="):
+                break
         return "\n".join(written[-lines:])
 
     def _start_containerd(self) -> None:

@@ -2,6 +2,9 @@
 
 Docker 20.10 can do that when several containers leave a network at once (moby: issue 46661, libnetwork's ``store.go``
 and ``network.go``; Debian 12 has it). Whatever asks for networks, and each start of a container, then waits for ever.
+
+Or whether it cannot start any more: one before 20.10.25 that is killed while it removes a network, between
+two writes, panics at each start (moby: issue 45057, libnetwork's ``network.go``, ``(*network).delete``).
 """
 
 from __future__ import annotations
@@ -23,6 +26,18 @@ ANSWER_SECONDS = 70.0
 
 DEADLOCKS = {"moby issue 46661": ("processEndpointDelete", "getSvcRecords")}
 """What is known: for each, the functions that wait for each other's lock."""
+
+
+PANICS = {"moby issue 45057": "libnetwork.(*controller).reservePools"}
+"""What is known: for each, the function that panics at the engine's start."""
+
+
+def died_of(engine: PrivateEngine) -> str | None:
+    """Say which known panic keeps an engine from starting. :returns: None if it runs, or ended of something else."""
+    if engine.process_id("dockerd") is not None:
+        return None
+    tail = engine.log_tail()
+    return next((name for name, place in PANICS.items() if tail.startswith("panic: ") and place in tail), None)
 
 
 @frozen(kw_only=True)

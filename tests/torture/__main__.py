@@ -53,6 +53,9 @@ def play(
         if verdict.problems and (hang := engine.mend()) is not None:
             sys.stdout.write(f"{verdict}\nnote: played again, as {hang}\n")
             verdict = Round(plans.make(seed, engine.swarm, step, deed), engine, nursery).play()
+        if engine.forgot_networks:
+            sys.stdout.write(f"note: the engine forgot its networks, by {engine.forgot_networks}: {verdict.plan}\n")
+            engine.forgot_networks = ""
         yield verdict
 
 

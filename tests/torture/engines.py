@@ -11,10 +11,10 @@ import tempfile
 from pathlib import Path
 from typing import Any, Protocol
 
-from tests.support.dockerd import PrivateEngine
+from tests.support.dockerd import EngineError, PrivateEngine
 from tests.support.fake_engine import Container, FakeEngine, Running, new_id
 from tests.support.fake_http import HttpError, Request
-from tests.support.hangs import look
+from tests.support.hangs import died_of, look
 from tests.torture.wire import ask
 
 Things = dict[tuple[str, str], str]
@@ -28,6 +28,8 @@ class Engine(Protocol):
 
     path: Path
     swarm: bool
+    forgot_networks: str
+    """Why it has none any more that it had; the empty string: it has them."""
 
     def begin(self) -> None:
         """Come up."""
@@ -86,6 +88,7 @@ class RealEngine:
 
     def __init__(self, swarm: bool = True) -> None:
         self.swarm = swarm
+        self.forgot_networks = ""
         self._engine = PrivateEngine(tempfile.mkdtemp(prefix="dt-torture-", dir="/tmp"))
         self.path = self._engine.socket_path
 
@@ -104,8 +107,16 @@ class RealEngine:
         os.kill(pid, number)
 
     def rise(self) -> None:
-        """See `Engine.rise`."""
-        self._engine.restart(kill=False)  # waits for the end of what was told to end
+        """See `Engine.rise`. One that panics at its start gets the help that an operator would give it."""
+        try:
+            self._engine.restart(kill=False)  # waits for the end of what was told to end
+        except EngineError:
+            defect = died_of(self._engine)
+            if defect is None:
+                raise
+            (self._engine.directory / "data" / "network" / "files" / "local-kv.db").unlink()
+            self.forgot_networks = defect
+            self._engine.restart()
         self._elect()
 
     def mend(self) -> str | None:
@@ -132,6 +143,7 @@ class MadeUpEngine(FakeEngine):
     """The fake engine, with what else clients of a round ask for, and with a life after death."""
 
     swarm = False
+    forgot_networks = ""
 
     def __init__(self, path: Path | str) -> None:
         self._by_id: dict[str, dict[str, Any]] = {}

@@ -104,6 +104,7 @@ class Round:
         self._prefix = f"t{plan.seed}-{os.getpid()}"
         self._strange: list[tuple[str, str]] = []
         self._excused: set[tuple[str, str]] = set()
+        self._at_first: Things | None = None
         self._deaths = 0
         self._handler = _Handler(self._directory / "harness.sock", self._carry_out)
 
@@ -216,7 +217,8 @@ class Round:
         try:
             self._remove_strangers()
             nameless = {f"{kind} {identifier}" for kind, identifier in self._excused}
-            left = sweep(self.engine.path, self.engine.swarm, self._at_first)
+            at_first = self._at_first
+            left = sweep(self.engine.path, self.engine.swarm, at_first) if at_first is not None else []
         except BROKEN as error:
             left = [f"the engine: {error}"]
         if not self._problems and (left := [each for each in left if each not in nameless]):
@@ -501,6 +503,8 @@ class Round:
         found = things(self.engine.path, self.engine.swarm)
         left = {key: found[key] for key in found.keys() - expected.keys() - self._nameless() - self._forgotten()}
         torn = {key: expected[key] for key in expected.keys() - found.keys()}
+        if self.engine.forgot_networks:
+            torn = {key: name for key, name in torn.items() if key[0] != "network"}
         if left:
             self._problems.append(f"{when} there is left: {left}")
         if torn:
