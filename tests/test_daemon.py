@@ -14,13 +14,17 @@ from unittest.mock import patch
 
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
 from docker_tracker import doors as doors_module
 from docker_tracker import tap
+from docker_tracker.cli.client import ApiError, Client
 from docker_tracker.config import Settings, load
+from docker_tracker.control import door as control_module
+from docker_tracker.control.peer import Caller
 from docker_tracker.daemon import Daemon, raise_descriptor_limit
 from docker_tracker.errors import ConfigurationError
 from docker_tracker.interceptor import Interceptor
@@ -394,6 +398,33 @@ class WholeTests(TestCase):
         await deferLater(reactor, 0.05)
         self.assertTrue(daemon.running)
         await daemon.stopService()
+
+    async def test_group_of_the_control_socket(self) -> None:
+        """Its members may do everything if its file is theirs to write to, not if only the file's owner is let in."""
+        directory = short_directory(self)
+        directory.chmod(0o700)
+        file = directory / "c.toml"
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
+        group = os.getegid()
+        owner = Caller(pid=1, uid=os.geteuid() + 1, groups=frozenset({group}))
+        for mode in ("0660", "0600"):
+            file.write_text(f'control = {{address = "unix://{directory}/c", mode = "{mode}", group = "{group}"}}')
+            file.chmod(0o600)
+            places = {f"{name}-dir": str(directory / name) for name in ("state", "run")}
+            settings = load({"config": str(file), "engine": f"unix://{directory}/e", **places}, {}, euid=os.geteuid())
+            daemon = Daemon(cast(Any, reactor), settings, {})
+            daemon.startService()
+            try:
+                with patch.object(control_module, "caller_of", return_value=owner):
+                    asked = deferToThread(lambda: [*Client(directory / "c").stream("/events")])
+                    if mode == "0660":
+                        await asked
+                    else:
+                        error: Any = await self.assertFailure(asked, ApiError)
+                        self.assertEqual(error.status, 403)
+            finally:
+                await daemon.stopService()
 
 
 class TapTests(DaemonTestCase):

@@ -84,6 +84,11 @@ class JobTests(DoorsCase):
         self.assertEqual(os.listdir(self.jobs), [])
         self.successResultOf(_deferred(door.stop()))
 
+    def test_restart_without_systemd(self) -> None:
+        """Where nobody keeps a socket over a restart, its file is not left for clients to wait at."""
+        self.open(self.job()).close(forget=False)
+        self.assertEqual(os.listdir(self.jobs), [])
+
     def test_directories(self) -> None:
         """Those that are made are for all users to enter, whatever the umask; one that is there stays as it is."""
         self.addCleanup(os.umask, os.umask(0o077))

@@ -147,6 +147,20 @@ class OnTests(_Case):
         (self.host / "src/link").symlink_to(self.host / "known.sock")
         self.assertEqual(self.mounted(self.made(), str(self.host / "src/link")), self.own)
 
+    def test_known_file(self) -> None:
+        """An engine's socket where clients look for one is meant by its other names, too."""
+        os.link(self.listen("known.sock"), self.host / "src/hard")
+        self.assertEqual(self.mounted(self.made(), f"{self.host}/src/hard"), self.own)
+
+    def test_known_directory(self) -> None:
+        """A directory above a place where clients look is as any other, as long as no socket is there."""
+        (self.host / "podman").mkdir()
+        self.patch(module, "_KNOWN", (str(self.host / "podman/podman.sock"),))
+        source = f"{self.host}/podman"
+        self.assertEqual(self.mounted(self.made(), source), source)
+        self.listen("podman/podman.sock")
+        self.assertIn("mount what is needed of it", self.refused(self.made(), source))
+
     def test_listeners(self) -> None:
         """A socket that the tracker serves all clients by is as good as the engine's."""
         self.assertEqual(self.mounted(self.made(), self.default), self.own)
@@ -207,6 +221,23 @@ class OnTests(_Case):
         self.assertEqual(len(leaving._said), len(parents))
         self.mounted(leaving, "/")
         self.assertEqual(len(leaving._said), len(parents))
+
+    def test_mounted_twice(self) -> None:
+        """A directory is known wherever it is mounted: no link says where else it is."""
+        (self.host / "podman").mkdir()
+        self.patch(module, "_KNOWN", (self.listen("podman/podman.sock"),))
+        identity = HostPaths.identity
+        bound = lambda paths, path: identity(paths, path.replace(f"{self.host}/src/bound", str(self.host)))  # noqa: E731
+        self.patch(HostPaths, "identity", bound)
+        made = self.made()
+        for name in ("run", "etc", "podman"):
+            self.assertIn("mount what is needed of it", self.refused(made, self.host / "src/bound" / name))
+        for name in ("state", "state/ledger.sqlite", "tracker/jobs"):
+            self.assertIn("belongs to the tracker", self.refused(made, self.host / "src/bound" / name))
+        for name in ("run/docker.sock", "podman/podman.sock", "tracker/docker.sock"):
+            self.assertEqual(self.mounted(made, f"{self.host}/src/bound/{name}"), self.own)
+        own = f"{self.host}/src/bound/tracker/jobs/mine.sock"
+        self.assertEqual(self.mounted(made, own), own)
 
     def test_services(self) -> None:
         """A service's containers get it, too, at create and at update."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib  # trial takes a module's "suppress" for its own
 import os
-from collections.abc import Awaitable, Mapping
+import queue
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from docker_tracker.interfaces import IJob, IJobs
 from docker_tracker.job import DEFAULT, Ends, JobRequest, JobState, Process, ReapItem, ReapReport
 from docker_tracker.records import Intent, Relation, Resource, State
 from docker_tracker.tracking import jobs
+from docker_tracker.tracking.database import CallFromThread
 from docker_tracker.tracking.jobs import Jobs
 from docker_tracker.tracking.ledger import Ledger
 from tests.support.hand_reactor import HandReactor
@@ -60,10 +62,14 @@ class FakeDoors:
     doors: dict[str, FakeDoor] = attrs.field(factory=dict)
     error: Exception | None = None
     only: str = ""
+    once: bool = False
 
     def open(self, job: IJob) -> FakeDoor:
         if self.error is not None and job.name == (self.only or job.name):
-            raise self.error
+            error, self.error = self.error, None if self.once else self.error
+            raise error
+        if job.socket and any(door.anew == [job.socket] and not door.done for door in self.doors.values()):
+            raise ConfigurationError("listen", "taken")
         self.doors[job.id] = FakeDoor([job.socket])
         return self.doors[job.id]
 
@@ -143,9 +149,9 @@ class JobsTests(SynchronousTestCase):
         self.reaper = FakeReaper()
         self.start_again()
 
-    def start_again(self, doors: FakeDoors | None = None) -> None:
+    def start_again(self, doors: FakeDoors | None = None, call_from_thread: CallFromThread | None = None) -> None:
         """A tracker starts on what an earlier one left."""
-        self.ledger = FullLedger(self.path, None, now=lambda: self.now)
+        self.ledger = FullLedger(self.path, call_from_thread, now=lambda: self.now)
         self.ledger.open("instance")
         self.doors = doors or FakeDoors()
         self.jobs = Jobs(
@@ -245,6 +251,56 @@ class JobsTests(SynchronousTestCase):
         self.assertEqual(self.jobs.get(first.id).state, JobState.REAPING)
         self.reaper.held.callback(None)
         self.assertEqual(self.jobs.get(first.id).state, JobState.GONE)
+
+    def with_thread(self) -> Callable[..., list[Any]]:
+        """Start again with a ledger that takes its time; return what does things side by side, and gives results."""
+        calls: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+        self.stop()
+        self.start_again(call_from_thread=lambda *call: calls.put(call))
+
+        def finish(*works: Deferred[Any]) -> None:
+            while not all(work.called for work in works):
+                function, *arguments = calls.get(timeout=60)
+                function(*arguments)
+
+        def do(*works: Awaitable[Any]) -> list[Any]:
+            results: list[Any] = []
+            begun = [Deferred.fromCoroutine(work).addBoth(results.append) for work in works]  # type: ignore[arg-type]
+            finish(*begun)
+            return results
+
+        self.addCleanup(lambda: finish(self.ledger.close()))
+        self.addCleanup(lambda: self.result(self.jobs.stop()))
+        return do
+
+    def test_name_at_once(self) -> None:
+        """Who asks for a name when its job is about to end has it as soon as that is written down, and the socket."""
+        first = self.make()
+        ended, second = self.with_thread()(
+            self.jobs.end("build", "enough"), self.jobs.start(JobRequest(name="build"), 1000, 7)
+        )
+        self.assertEqual((ended.id, self.doors.doors[first.id].done[0]), (first.id, "close"))
+        self.assertEqual(self.jobs.get("build").id, second.id)
+
+    def test_name_of_a_job_that_is_not_made(self) -> None:
+        """Who asks for a name when another one's job of that name is about to be refused gets it."""
+        do = self.with_thread()
+        self.doors.error, self.doors.once = RefusedError("no such thing"), True
+        refused, job = do(*(self.jobs.start(JobRequest(name="build"), 1000, 7) for _ in range(2)))
+        self.assertEqual(str(refused.value), "no such thing")
+        self.assertEqual(self.jobs.get("build"), job)
+
+    def test_name_after_a_restart(self) -> None:
+        """A name means the open job, also if by a clock that was set back it is older than one that has ended."""
+        self.reaper.left = (ReapItem(kind="volume", identifier="v", outcome="left"),)
+        first = self.make()
+        self.result(self.jobs.end("build", "enough"))
+        self.now -= 3600
+        second = self.make()
+        self.stop()
+        self.start_again()
+        self.assertEqual([job.id for job in self.jobs.jobs() if job.name != DEFAULT], [second.id, first.id])
+        self.assertEqual(self.jobs.get("build").id, second.id)
 
     def test_refused(self) -> None:
         """What cannot be a job is refused with a sentence, and nothing of it is left."""

@@ -526,6 +526,15 @@ class ImageTests(ReapCase):
         self.record("image", "theirs:1", parent=image, relation=Relation.USED)
         self.keeps_theirs(step, image, "its name was there before the job: theirs:1")
 
+    def test_pushed(self) -> None:
+        """An image that the job has pushed goes, tagged or not: the digests that registries gave it are no names."""
+        digests = [f"{name}@sha256:{'0' * 64}" for name in ("mine", "registry/mine")]
+        for tag in ("mine:1", ""):
+            image = self.record("image", self.engine.add("image", tag, RepoDigests=digests), name="")
+        self.record("image", "mine:1")
+        self.assertEqual(set(self.outcomes(self.reap()).values()), {"removed"})
+        self.assertNotIn(image, self.engine.things["image"])
+
     def test_tag_in_use(self) -> None:
         """While a tag of the job's own cannot go, neither can the image."""
         image = self.record("image", self.engine.add("image", "mine:1"))
@@ -758,6 +767,14 @@ class TroubleTests(ReapCase):
         self.engine.mount(stranger, volume)
         self.clock.callLater(3, self.engine.things["container"].pop, stranger)
         self.assertTrue(self.reap().complete)
+
+    def test_in_use_for_long(self) -> None:
+        """As long as something goes now and then, the rest is tried on."""
+        for name, seconds in (("first", 5), ("second", 9)):
+            stranger = self.engine.add("container", f"stranger-{name}")
+            self.engine.mount(stranger, self.add("volume", name))
+            self.clock.callLater(seconds, self.engine.things["container"].pop, stranger)
+        self.assertEqual(self.outcomes(self.reap()), {"first": "removed", "second": "removed"})
 
     def test_engine_restarts(self) -> None:
         """An engine that goes away in the middle is waited for, and asked anew who it is."""

@@ -837,6 +837,11 @@ class LostTests(WatcherCase):
         self.start()
         made = {row.identifier for row in self.recorded() if row.relation is Relation.MADE}
         self.assertEqual(made, {IMAGE, "told:1"})
+        self.assertEqual(self.state(number), "lost")
+        last = "sha256:" + "e" * 64
+        images.append({"Id": last, "RepoTags": []})
+        self.clock.pump([1] * 20)
+        self.assertIn(("image", last, "used"), self.shown())
 
     def test_grace(self) -> None:
         """What led to nothing is looked for again for a minute, then it has failed."""
