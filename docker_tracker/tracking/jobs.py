@@ -524,16 +524,16 @@ class Jobs:
         elif reason.startswith(_FAILED):  # somebody's words, which say nothing to a restart
             reason = f"ended: {reason}"
         try:
-            async with self._starting:  # from here on the name is free, and its socket is closed
-                course.job = await self.ledger.set_job(course.job.id, JobState.DRAINING, reason=reason)
-                self.tell("job ended", course.job, {"reason": reason})
-                if course.door is None:
-                    course.life.resume()
-                else:
-                    course.life.end()
+            # The name is free from then on. As the ledger answers in order, the socket is closed before another has it.
+            course.job = await self.ledger.set_job(course.job.id, JobState.DRAINING, reason=reason)
         except LedgerError:
             course.ending = False
             raise
+        self.tell("job ended", course.job, {"reason": reason})
+        if course.door is None:
+            course.life.resume()
+        else:
+            course.life.end()
         self.log.info("job {job} ends: {reason}", job=course.job.name, reason=reason, id=course.job.id)
 
     async def _container(self, reference: str) -> str:
