@@ -114,3 +114,9 @@ class SecretTests(_Case):
         inactive = {"Swarm": {"LocalNodeState": "inactive"}}
         docker = Podman({"GET /secrets?": (503, {}), "GET /info": (200, inactive)}, name="id in /")
         self.assertEqual(self.listed(docker, "secret"), [])
+
+    def test_list_fails(self) -> None:
+        """That the list of all fails does not say that there are none, although Podman is in no swarm."""
+        info = (200, {"Swarm": {"LocalNodeState": "inactive"}})
+        engine = Podman({"GET /secrets": (500, {}), "GET /info": info})
+        self.assertIsNone(self.listed(engine, "secret", label=""))

@@ -57,8 +57,8 @@ class Lists:
         except EngineAnswerError as error:
             if kind not in SWARM:
                 raise
-            if "filters" in parameters and error.answered != _UNAVAILABLE:  # Podman's secrets are not listed by label
-                return await self._all(kind)
+            if error.answered != _UNAVAILABLE:  # Podman's secrets are not listed by label
+                return await self._all(kind) if "filters" in parameters else None
             # 503: no manager of a swarm. If it is in none at all, then nothing of it is left.
             swarm = (await self._engine.get("/info") or {}).get("Swarm") or {}
             return [] if swarm.get("LocalNodeState") == "inactive" else None
