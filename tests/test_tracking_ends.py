@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -146,7 +147,11 @@ class ResolveTests(Case):
         self.addCleanup(thread.join)
         self.addCleanup(go_on.set)
         assert thread.native_id is not None
-        self.refused(process=Process(pid=thread.native_id, started=0, boot=""))
+        named = Process(pid=thread.native_id, started=0, boot="")
+        self.assertEqual(self.refused(process=named).status, 400)
+        for number in (errno.EINVAL, errno.ENOENT):  # as the kernel is older or newer
+            with mock.patch.object(os, "pidfd_open", side_effect=OSError(number, "no")):
+                self.assertEqual(self.refused(process=named).status, 400)
 
     def test_exact_process(self) -> None:
         """A client that tells all of a process gets that process, or none."""
@@ -187,9 +192,9 @@ class ResolveTests(Case):
         self.assertIn("'../nothing' is no name", str(self.refused(container="../nothing")))
         self.engine.answers["/containers/odd/json"] = {"Id": 1}
         self.assertIn("there is no container 'odd'", str(self.refused(container="odd")))
-        could_not = {"Running": False, "Status": "created", "ExitCode": 127, "Error": "no such file"}
-        for answer in (ENDED, {"Id": ID, "State": could_not}):
-            self.engine.answers[PATH] = answer
+        created = {"Running": False, "Status": "created", "ExitCode": 0, "Error": ""}
+        for state in (ENDED["State"], {**created, "ExitCode": 127}, {**created, "Error": "no such file"}):
+            self.engine.answers[PATH] = {"Id": ID, "State": state}
             self.assertIn("does not run", str(self.refused(container=ID)))
 
     def test_no_engine(self) -> None:
@@ -235,6 +240,14 @@ class TimeTests(Case):
         self.pass_seconds(2)
         self.assertEqual(self.over, ["nobody used it for 10 s"])
 
+    def test_how_often(self) -> None:
+        """What may be idle for long is looked at often enough to end in time, what may not not all the time."""
+        for idle, period in ((0.01, 0.1), (20.0, 2.0), (1000.0, 5.0)):
+            watch = self.watch(idle=idle)
+            (call,) = self.clock.getDelayedCalls()
+            self.assertAlmostEqual(call.getTime() - self.clock.seconds(), period)
+            watch.stop()
+
     def test_lease_never_taken(self) -> None:
         """A job whose lease nobody takes ends after the grace: so after a restart, too."""
         self.watch(lease=5.0)
@@ -266,14 +279,15 @@ class TimeTests(Case):
         lease = watch.lease()
         watch.stop()
         lease.release()
-        self.pass_seconds(10)
-        self.assertEqual(self.over, [])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_many_leases(self) -> None:
         """However often a lease is taken and lost, one timer runs."""
         watch = self.watch(lease=5.0)
         for _ in range(100):
-            watch.lease().release()
+            lease = watch.lease()
+            lease.release()
+            lease.release()
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
 
 
@@ -381,7 +395,9 @@ class ContainerTests(Case):
         self.watch(container=ID)
         (parameters,) = self.engine.events_parameters
         self.assertEqual(parameters["since"], "1000000")
-        self.assertEqual(json.loads(parameters["filters"])["container"], [ID])
+        filters = json.loads(parameters["filters"])
+        self.assertEqual((filters["container"], "exec_die" in filters["event"]), ([ID], False))
+        self.assertLessEqual({"die", "died", "destroy", "remove"}, {*filters["event"]})
         self.say("die")
         self.clock.advance(0)
         self.assertEqual(self.over, [])
@@ -390,6 +406,26 @@ class ContainerTests(Case):
         self.assertEqual(self.over, [])
         self.clock.advance(0)
         self.assertEqual(self.over, [f"container {ID[:12]} ended"])
+
+    def test_starts_again(self) -> None:
+        """One that the engine is to start again has its time for that each time; one that it is not to has none."""
+        watch = self.watch(container=ID)
+        for _ in range(3):
+            self.engine.answers[PATH] = {**ENDED, "HostConfig": {"RestartPolicy": {"Name": "always"}}}
+            self.say("die")
+            self.pass_seconds(15)
+            self.engine.answers[PATH] = RUNS
+            self.pass_seconds(60)
+        self.assertEqual(self.over, [])
+        for policy in ("no", ""):
+            self.stop(watch)
+            self.engine.answers[PATH] = RUNS
+            self.over.clear()
+            watch = self.watch(container=ID)
+            self.engine.answers[PATH] = {**ENDED, "HostConfig": {"RestartPolicy": {"Name": policy}}}
+            self.say("die")
+            self.clock.advance(0)
+            self.assertEqual(len(self.over), 1, policy)
 
     def test_yet_to_be_started(self) -> None:
         """A container that is only created has not ended; once it has run, it has."""
@@ -424,14 +460,18 @@ class ContainerTests(Case):
         self.engine.answers[PATH] = self.engine.refuses_events = UNAVAILABLE
         assert self.engine.ended is not None
         self.engine.ended.errback(UNAVAILABLE)
+        self.assertEqual(len(self.warned()), 1)
         self.pass_seconds(60)
         self.assertEqual(self.over, [])
         self.assertEqual(len(self.warned()), 1)
         self.assertIn("is not seen: the engine at unix:///engine", self.warned()[0])
         self.engine.refuses_events = None
-        self.engine.answers[PATH] = RUNS
-        self.pass_seconds(60)
-        self.assertEqual(self.over, [])
+        for times in (1, 2):
+            self.engine.answers[PATH] = RUNS
+            self.pass_seconds(60)
+            self.assertEqual((self.over, len(self.warned())), ([], times))
+            self.engine.answers[PATH] = UNAVAILABLE
+            self.pass_seconds(60)
         self.engine.answers[PATH] = ENDED
         self.engine.ended.callback(None)
         self.pass_seconds(3)
@@ -446,6 +486,8 @@ class ContainerTests(Case):
         self.pass_seconds(15)
         self.engine.answers[PATH] = UNAVAILABLE
         self.pass_seconds(30)
+        self.engine.answers[PATH] = comes_back  # not yet
+        self.pass_seconds(15)
         self.engine.answers[PATH] = RUNS
         self.pass_seconds(60)
         self.assertEqual(self.over, [])
