@@ -578,15 +578,16 @@ class KeepingTests(LedgerCase):
     def test_jobs_that_are_gone(self) -> None:
         """One is forgotten when nothing of it is left; one that failed, or has things left, is not."""
         jobs = {}
-        for name in ("over", "left", "failed", "later"):
+        for name in ("over", "left", "lost", "failed", "later"):
             jobs[name] = self.job(name)
         self.make(Resource(kind="volume", identifier="v"), job_id=jobs["left"])
-        for name, state in (("over", "gone"), ("left", "gone"), ("failed", "failed")):
+        self.successResultOf(self.ledger.settle(self.intend(job_id=jobs["lost"]), State.LOST))
+        for name, state in (("over", "gone"), ("left", "gone"), ("lost", "gone"), ("failed", "failed")):
             self.successResultOf(self.ledger.set_job(jobs[name], JobState(state)))
         self.clock.advance(31 * DAY)
         self.successResultOf(self.ledger.set_job(jobs["later"], JobState.GONE))
         self.successResultOf(self.ledger.prune())
-        self.assertEqual(self.names(), ["default", "failed", "later", "left"])
+        self.assertEqual(self.names(), ["default", "failed", "later", "left", "lost"])
 
     def test_number_of_jobs(self) -> None:
         """Of those that are gone, the last are kept, up to a number; so are events."""
@@ -636,11 +637,12 @@ class LifeTests(LedgerCase):
         job = self.made()
         self.assertIsNone(self.set(job, "open").ended)
         ended = []
+        report = ReapReport(job_id=job.id, job="web")
         for state in ("draining", "reaping", "failed", "reaping", "gone"):
             self.clock.advance(1)
-            reason = {"reason": "asked for"} if state == "draining" else {}
-            changed = self.set(job, state, **reason)
-            self.assertEqual((changed.state.value, changed.reason), (state, "asked for"))
+            said = {"reason": "asked for", "report": report} if state == "draining" else {}
+            changed = self.set(job, state, **said)
+            self.assertEqual((changed.state.value, changed.reason, changed.report), (state, "asked for", report))
             ended.append(changed.ended)
         self.assertEqual(ended, [10_000_001.0] * 5)
         problem = self.failureResultOf(self.ledger.set_job(job.id, JobState.OPEN), LedgerError).value.problem
@@ -662,6 +664,14 @@ class LifeTests(LedgerCase):
         self.assertEqual({found.id for found in self.successResultOf(self.ledger.jobs())}, {self.job(), other.id})
         everything = {found.id for found in self.successResultOf(self.ledger.jobs(everything=True))}
         self.assertEqual(everything, {self.job(), other.id, job.id})
+
+    def test_oldest_first(self) -> None:
+        """Jobs are listed in the order in which they were made."""
+        names = [f"job-{number}" for number in range(9)]
+        for name in names:
+            self.clock.advance(1)
+            self.made(name=name)
+        self.assertEqual([job.name for job in self.successResultOf(self.ledger.jobs())], ["default", *names])
 
     def test_some(self) -> None:
         """Jobs can be read by their IDs, whatever their state, and those that are gone by how long that is ago."""

@@ -69,6 +69,24 @@ class LostSocketsTests(SynchronousTestCase):
         self.engine.answers["/containers/json"] = UNAVAILABLE
         self.assertEqual(self.said(5, 5), [("warn", None), ("warn", None), ("info", None)])
 
+    def test_none_lost(self) -> None:
+        """That no container has lost one is said only if it was not known for a while."""
+        self.has("a", SOCKET, AFTER)
+        self.assertEqual(self.said(), [("warn", None)])
+
+    def test_lost_while_the_engine_was_away(self) -> None:
+        """A container that has lost one is all that is said in the end."""
+        self.has("a", SOCKET, BEFORE)
+        inspected = f"/containers/{'a' * 64}/json"
+        there, self.engine.answers[inspected] = self.engine.answers[inspected], UNAVAILABLE
+        worker = LostSockets(self.engine, self.clock, lambda: dict(self.sockets), self.clock.seconds)
+        with capturedLogs() as logs:
+            worker.startService()
+            self.engine.answers[inspected] = there
+            self.clock.advance(5)
+        self.assertEqual([event["log_level"].name for event in logs], ["warn", "warn", "error"])
+        self.successResultOf(worker.stopService())
+
     def test_job_ended_meanwhile(self) -> None:
         """Whose job is over has lost nothing."""
         self.engine.answers["/containers/json"] = UNAVAILABLE

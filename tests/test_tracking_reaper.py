@@ -185,10 +185,12 @@ class OrderTests(ReapCase):
         self.add("container", "old", created=START - 100)
         self.add("container", "young", created=START - 10)
         image = self.record("image", self.engine.add("image", "", created=5.0))
+        plugin = self.record("plugin", self.engine.add("plugin", "p:1"))  # which does not say when it was made
         report = self.reap(made_before=START - 50)
         self.assertEqual(self.outcomes(report), {"old": "removed"})
         self.assertEqual(self.engine.named("container"), {"young"})
         self.assertIn(image, self.engine.things["image"])
+        self.assertIn(plugin, self.engine.things["plugin"])
 
     def test_clock_set_back(self) -> None:
         """What says that it was made in the future is not young for ever, if the engine has the clock that we have."""
@@ -294,8 +296,10 @@ class OwnerTests(ReapCase):
         strangers = self.add("container", "strangers", Image=image)
         ours = self.add("container", "ours", Image=image)
         self.record("container", ours)
-        self.assertEqual(self.outcomes(self.reap()), {"ours": "removed"})
+        self.add("container", "of no image")
+        self.assertEqual(self.outcomes(self.reap()), {"ours": "removed", "of no image": "removed"})
         self.assertIn(strangers, self.engine.things["container"])
+        self.assertNotIn("GET /images//json", self.engine.asked)
 
     def test_name_came_back(self) -> None:
         """A volume without labels that was made after the job's own is kept, and said so."""
@@ -329,6 +333,9 @@ class OwnerTests(ReapCase):
         self.record("plugin", self.engine.add("plugin", "p:1"))
         first = dict(self.engine.things["volume"]["v"])
         self.engine.answers["GET /volumes/v"] = [None, (200, {**first, "Labels": {"a": "b"}}), None]
+        self.record("volume", self.engine.add("volume", "w"))
+        later = {**self.engine.things["volume"]["w"], "CreatedAt": "1970-04-26T17:46:41Z"}
+        self.engine.answers["GET /volumes/w"] = [None, (200, later), None]
         plugin = dict(self.engine.things["plugin"]["p:1"])
         self.engine.answers["GET /plugins/p:1/json"] = [None, (200, {**plugin, "Id": "other"})]
         self.engine.answers["GET /plugins/p:1/json"] += [(404, None)]
@@ -423,6 +430,8 @@ class ContainerTests(ReapCase):
             ("restarting", {"Running": True, "Restarting": True}),
         ):
             self.add("container", status, State={"Running": False, "Status": status, **state})
+        labels = self.labels(**{SERVICE_LABEL: ""})  # anybody may set it
+        self.engine.add("container", "of-no-service", labels, State={"Running": False})
         report = self.reap()
         self.assertEqual((report.seconds, set(self.outcomes(report).values())), (0.0, {"removed"}))
 
@@ -434,14 +443,14 @@ class ContainerTests(ReapCase):
         self.assertEqual((report.seconds, self.outcomes(report)), (0.0, {"web": "removed"}))
 
     def test_volumes_of_others(self) -> None:
-        """An anonymous volume that it shares with one that was there before is not taken along."""
-        host = {"VolumesFrom": ["donor"]}
-        container = self.add("container", "web", HostConfig=host, EndsAfter=0.0)
-        self.engine.mount(
-            container, self.record("volume", self.engine.add("volume", ANONYMOUS), relation=Relation.USED)
-        )
-        self.reap()
-        self.assertEqual(self.engine.named("volume"), {ANONYMOUS})
+        """An anonymous volume that it shares with one that was there before is not taken along; one of its own is."""
+        for host, left in (({"VolumesFrom": ["donor"]}, {ANONYMOUS}), ({"VolumesFrom": None}, set())):
+            container = self.add("container", "web", HostConfig=host, EndsAfter=0.0)
+            self.engine.mount(
+                container, self.record("volume", self.engine.add("volume", ANONYMOUS), relation=Relation.USED)
+            )
+            self.reap()
+            self.assertEqual(self.engine.named("volume"), left)
 
     def test_tasks(self) -> None:
         """A task of a service is its swarm's to remove; one that the swarm forgets is removed after a minute."""
@@ -471,6 +480,14 @@ class ContainerTests(ReapCase):
         self.engine.add("container", "task", self.labels(**{SERVICE_LABEL: "s1"}))
         report = self.reap()
         self.assertIn("only a manager of the swarm", report.left[0].reason)
+
+    def test_task_without_a_word_of_the_swarm(self) -> None:
+        """While the swarm does not say what it knows of the service, a task is left to it, however long that takes."""
+        self.engine.swarm = "active"
+        self.engine.add("container", "task", self.labels(**{SERVICE_LABEL: "s1"}))
+        self.engine.answers["GET /services/s1"] = [(500, {"message": "no leader"})] * 999
+        self.assertIn("the swarm has yet to remove", self.reap(seconds=200.0).left[0].reason)
+        self.assertEqual(self.engine.named("container"), {"task"})
 
     def test_task_of_a_service_that_stays(self) -> None:
         """It waits until the time for all is over."""
@@ -548,7 +565,8 @@ class ImageTests(ReapCase):
 
     def test_last_name(self) -> None:
         """The last name of an image that the job did not make stays; one beside others goes."""
-        self.engine.add("image", "", RepoTags=["last:1"], RepoDigests=["last@sha256:" + "0" * 64])
+        pulled = self.engine.add("image", "", RepoTags=["last:1"], RepoDigests=["last@sha256:" + "0" * 64])
+        self.record("image", pulled, relation=Relation.USED)
         self.engine.add("image", "", RepoTags=["alpine:latest", "mine:1"])
         for tag in ("last:1", "mine:1"):
             self.record("image", tag)
@@ -698,6 +716,18 @@ class KeepTests(ReapCase):
         report = self.reap(keep=("service:golden",))
         kept = {name for name, outcome in self.outcomes(report).items() if outcome == "kept"}
         self.assertEqual(kept, {"net", "s", "c", "v", "golden", "task"})
+
+    def test_one_tag(self) -> None:
+        """A rule keeps no tag of the job's for another one that somebody has given to its image."""
+        image = self.record("image", self.engine.add("image", "", RepoTags=["golden:1", "mine:1"]), name="")
+        self.record("image", "mine:1", parent=image)
+        self.assertEqual(self.outcomes(self.reap(keep=("image:golden:*",))), {image: "kept", "mine:1": "removed"})
+
+    def test_not_to_be_looked_at(self) -> None:
+        """A thing that the engine cannot show is kept by the name that it had when it was made."""
+        self.engine.swarm = "locked"
+        self.record("service", "s" * 25, name="golden")
+        self.assertEqual(self.outcomes(self.reap(keep=("service:golden",))), {"golden": "kept"})
 
     def test_jobs_own_rule_and_label(self) -> None:
         """A job's rules hold beside the configuration's, and a client's label for its time."""
