@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import attrs
 from twisted.internet import process as processes
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -270,6 +271,23 @@ class OwnTests(_Case):
             self.assertEqual(self.successResultOf(ensureDeferred(own.remove())), [])
         self.assertEqual([path for path in own_directories("abc", self.proc) if path.exists()], [])
 
+    def test_hybrid(self) -> None:
+        """It is made where the engine controls resources; what it made elsewhere goes, too, also in a sweep."""
+        self.mount(pids="pids", systemd="name=systemd", unified="")
+        for unified, made in ((True, "unified"), (False, "pids")):
+            own = attrs.evolve(self.own(), unified=unified)
+            for removes in (lambda own=own: ensureDeferred(own.remove()), own.sweep):
+                self.successResultOf(ensureDeferred(own.make()))
+                self.assertEqual([each for each in self.made() if each != "systemd"], [made])
+                for name in ("pids", "systemd", "unified"):
+                    (self.mounted / name / "docker-tracker/abc/container").mkdir(parents=True, exist_ok=True)
+                self.successResultOf(removes())
+                self.assertEqual(self.made(), [])
+
+    def made(self) -> list[str]:
+        """Give the hierarchies in which it is there."""
+        return [each.parent.parent.name for each in own_directories("abc", self.proc) if each.exists()]
+
     def test_empty_cpuset(self) -> None:
         """A cpuset of version 1 that would take no process gets what is above it."""
         self.mount(cpuset="cpuset")
@@ -486,9 +504,14 @@ class SystemdTests(TestCase):
         self.patch(os, "geteuid", lambda: 1000)
         await self.own().make()
         self.assertEqual(self.lines(), ["systemctl --user start docker-tracker-abc.slice"])
+        below = "user.slice/user@1000.service/docker-tracker-abc.slice"
+        (self.directory / "unified" / below).mkdir(parents=True)
+        (self.directory / "shown").write_text(f"/{below}\n")
+        self.assertEqual(await self.own().remove(), [])
+        self.assertFalse((self.directory / "unified" / below).exists())
 
     def test_own_manager(self) -> Deferred[None]:
-        """Whoever is not root asks the own manager."""
+        """Whoever is not root asks the own manager, whose slices are somewhere else."""
         return Deferred.fromCoroutine(self._own_manager())
 
     async def _busy(self) -> None:

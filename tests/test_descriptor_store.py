@@ -50,6 +50,7 @@ class StoreTests(TestCase):
         self.assertTrue(name.startswith(KEPT_DESCRIPTOR))
         self.assertNotIn(":", name)
         copy = os.dup(descriptor)
+        os.set_inheritable(copy, True)  # as systemd passes them
         store = DescriptorStore(self.passed(name, copy), first=copy - 1)
         self.assertIsNone(store.take("job a:b 0", 8))
         sock = store.take("job a:b 0", 7)
@@ -63,14 +64,14 @@ class StoreTests(TestCase):
 
     def test_rest(self) -> None:
         """What nobody has taken is closed, and kept no more."""
-        name = f"{KEPT_DESCRIPTOR}x-1"
-        descriptor = os.dup(self.listening.fileno())
-        store = DescriptorStore(self.passed(name, descriptor), first=descriptor - 1)
-        self.assertEqual(store.rest(), {1})
-        self.assertRaises(OSError, os.fstat, descriptor)
-        self.assertEqual(self.received()[0], f"FDSTOREREMOVE=1\nFDNAME={name}")
-        self.assertEqual(store.rest(), set())
-        self.assertRaises(BlockingIOError, self.manager.recv, 1)
+        for name, inodes in ((f"{KEPT_DESCRIPTOR}x-1", {1}), (f"{KEPT_DESCRIPTOR}of-another-version", set())):
+            descriptor = os.dup(self.listening.fileno())
+            store = DescriptorStore(self.passed(name, descriptor), first=descriptor - 1)
+            self.assertEqual(store.rest(), inodes)
+            self.assertRaises(OSError, os.fstat, descriptor)
+            self.assertEqual(self.received()[0], f"FDSTOREREMOVE=1\nFDNAME={name}")
+            self.assertEqual(store.rest(), set())
+            self.assertRaises(BlockingIOError, self.manager.recv, 1)
 
     def test_number_again(self) -> None:
         """A file with the number of one that is gone: the old socket is given up first, as both have one name."""
@@ -107,6 +108,15 @@ class StoreTests(TestCase):
         other = {**self.passed(f"{KEPT_DESCRIPTOR}x-1", 9), "LISTEN_PID": "1"}
         DescriptorStore(other).rest()
         self.assertRaises(BlockingIOError, self.manager.recv, 1)
+
+    def test_manager_without_a_file(self) -> None:
+        """A manager may be at an abstract address, which begins with an at sign."""
+        self.manager.close()
+        self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(self.manager.close)
+        self.manager.bind(f"\0{self.directory}")
+        self.assertTrue(DescriptorStore({"NOTIFY_SOCKET": f"@{self.directory}"}).keep("x", 1, self.listening))
+        self.assertEqual(self.received()[0].split("\n")[0], "FDSTORE=1")
 
     def test_manager_gone(self) -> None:
         """A manager that does not take it is warned of."""

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -142,6 +143,17 @@ class StartTests(Case):
         self.assertEqual(control.parent.parent.stat().st_mode & 0o777, 0o700)
         self.assertTrue(is_private(state))
 
+    def test_several_at_once(self) -> None:
+        """While one starts, another one can, and no sweep takes it for a dead one."""
+        lock = f"open({str(self.private / 'starting')!r})"
+        self.program(
+            f"import fcntl, sys; file = {lock}; fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)\n"
+            "try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
+            "except BlockingIOError: sys.exit(0)\n"
+            "sys.exit('no sweep is kept out')"
+        )
+        start(self.places, self.environ, 0)
+
     def test_others_enter(self) -> None:
         """A daemon that comes later has its sockets where all may enter; what is there already stays as it is."""
         self.program(NOTES)
@@ -212,14 +224,27 @@ class SweepTests(Case):
         """One that was killed with a job is started again, and finds the engine that it had."""
         self.program(NOTES)
         self.tracker("dead", "job")
+        self.environ["DOCKER_TRACKER_ENGINE"] = "unix:///of-who-sweeps"
         self.assertEqual(self.sweep(), [])
         found = self.noted("dead")["environment"]
         self.assertEqual((found["DOCKER_HOST"], found["HOME"]), ("unix:///dead", "/home"))
+        self.assertNotIn("DOCKER_TRACKER_ENGINE", found)
+        self.assertEqual((self.places.run / "private/dead").stat().st_mode & 0o777, 0o700)
+
+    def test_engine_noted(self) -> None:
+        """How a tracker finds its engine, and its own settings, are there for whoever starts it again; no more is."""
+        self.program(NOTES)
+        self.environ["DOCKER_TRACKER_ENGINE"] = "unix:///mine"
+        name = start(self.places, self.environ, 0).parent.name
+        kept = {"DOCKER_HOST": "unix:///engine", "DOCKER_TRACKER_ENGINE": "unix:///mine"}
+        self.assertEqual(json.loads((self.private / name / "start.json").read_text()), {"environment": kept})
 
     def test_no_work_left(self) -> None:
         """What is left of one that had done its work is removed; what else is there stays."""
         self.program("raise SystemExit(1)")
-        state = self.tracker("idle")
+        state = self.tracker("idle", "job")
+        with closing(sqlite3.connect(state / "ledger.sqlite", isolation_level=None)) as database:
+            database.execute("UPDATE jobs SET state = 'gone' WHERE name = 'job'")
         (self.places.run / "private/idle/jobs").mkdir(parents=True)
         (self.private / "other").mkdir()
         self.assertEqual(self.sweep(), [])
@@ -234,6 +259,28 @@ class SweepTests(Case):
         self.addCleanup(os.close, hold(state))
         self.assertEqual(self.sweep(), [])
         self.assertTrue((state / "ledger.sqlite").exists())
+
+    def test_link(self) -> None:
+        """A link among the directories leads to nothing of ours."""
+        self.program(NOTES)
+        state = self.tracker("dead", "job")
+        os.rename(state, self.directory / "elsewhere")
+        state.symlink_to(self.directory / "elsewhere")
+        self.assertEqual(self.sweep(), [])
+        self.assertFalse((state / "log").exists())
+
+    def test_again(self) -> None:
+        """A sweep leaves nothing open: the next one can do its work, also after one that could not."""
+        self.program(NOTES)
+        before = len(os.listdir("/proc/self/fd"))
+        for name in ("first", "second"):
+            state = self.tracker(name)
+            with (self.private / "starting").open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                self.assertEqual(self.sweep(), [])
+            self.assertEqual(self.sweep(), [])
+            self.assertFalse(state.exists())
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
 
     def test_problems(self) -> None:
         """One that cannot be started does not keep the others from it, and stays."""
@@ -286,6 +333,8 @@ class OthersTests(Case):
         """Only a private tracker's directories are removed."""
         for directory in (self.places.state, self.private / "x"):
             directory.mkdir(parents=True, exist_ok=True)
+            if directory == self.places.state:
+                (directory / "start.json").write_text("{}")
             discard(directory, self.places.run)
             self.assertTrue(directory.exists())
         state = self.tracker("done")

@@ -34,11 +34,15 @@ class LockTests(SynchronousTestCase):
 
     def test_held(self) -> None:
         """A directory is held by one at a time, and free when the descriptor is closed."""
+        self.addCleanup(os.umask, os.umask(0))
         self.assertFalse(is_held(self.directory))
         descriptor = hold(self.directory)
+        self.assertEqual((self.directory / NAME).stat().st_mode & 0o777, 0o600)  # who can open it can hold it
         self.assertTrue(is_held(self.directory))
+        before = len(os.listdir("/proc/self/fd"))
         error = self.assertRaises(ConfigurationError, hold, self.directory)
         self.assertIn("another docker-tracker uses this state directory", str(error))
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
         os.close(descriptor)
         self.assertFalse(is_held(self.directory))
         os.close(hold(self.directory))
