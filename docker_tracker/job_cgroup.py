@@ -124,9 +124,8 @@ class JobCgroup:
 
     async def _sweep(self) -> None:
         for directory in self._directories(controlled=False):
-            if directory.exists():
-                with contextlib.suppress(OSError):  # at the next start, then
-                    cgroups.remove(directory)
+            with contextlib.suppress(OSError):  # at the next start, then
+                cgroups.remove(directory)
         own = attrs.evolve(self, systemd=True)
         below = cgroups.slice_path(own.parent)
         if any((each.path / below).exists() for each in cgroups.hierarchies(self.proc)):
