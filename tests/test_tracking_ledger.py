@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from twisted.internet.defer import fail
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
@@ -234,6 +234,24 @@ class OwedTests(LedgerCase):
             self.assertEqual([(each.identifier, each.intent) for each in found], [("i", number), ("k", done)])
             self.assertEqual(found[0].attributes, {"user": "1"})
         self.assertEqual(self.states(), ["lost", "done"])
+
+    def test_owed_meanwhile(self) -> None:
+        """What another record of the same intent had, which failed while the first was written, is written next."""
+        number = self.intend()
+        run = self.ledger._database.run
+        self.break_disk()
+        self.failureResultOf(self.ledger.record(number, [Resource(kind="image", identifier="i")]), LedgerError)
+        written: Deferred[None] = Deferred()
+        self.patch(self.ledger._database, "run", lambda work: written.addCallback(lambda _: run(work)))
+        settling = self.ledger.settle_owed()
+        self.break_disk()
+        self.failureResultOf(self.ledger.record(number, [Resource(kind="image", identifier="j")]), LedgerError)
+        written.callback(None)
+        self.successResultOf(settling)
+        self.patch(self.ledger._database, "run", run)
+        self.successResultOf(self.ledger.settle_owed())
+        found = self.successResultOf(self.ledger.resources())
+        self.assertEqual([each.identifier for each in found], ["i", "j"])
 
     def test_done_stays_done(self) -> None:
         """An intent that is settled does not get lost by what is told later."""

@@ -277,7 +277,7 @@ class Ledger:
     def settle_owed(self) -> Deferred[None]:
         """Write down what could not be written when it was due; see `ILedger.settle_owed`."""
         owed, resources, now = {**self._owed}, {**self._owed_resources}, self._now()
-        if not owed:
+        if not owed and not resources:
             return succeed(None)
 
         def work(database: sqlite3.Connection) -> None:
