@@ -34,6 +34,11 @@ class NamedTests(SynchronousTestCase):
         self.assertEqual(self.named("/secrets/create?name=s"), [("secret", "s")])
         self.assertEqual(self.named("/secrets/create"), [])
 
+    def test_half_a_pair(self) -> None:
+        """A name with half of a surrogate pair is the one that the engine reads, which can be written down."""
+        for body, name in (("\\ud800-\\udfff", "\ufffd-\ufffd"), ("\\ud83d\\ude00", "\U0001f600")):
+            self.assertEqual(self.named("/networks/create", f'{{"name":"{body}"}}'), [("network", name)])
+
     def test_images(self) -> None:
         """An image's name is one of localhost unless it says a registry."""
         for target, expected in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from docker_tracker.engine import query
@@ -29,6 +30,7 @@ _IMAGE_PARAMETERS: Final = {
     "libpod_image_import": ("reference", ""),
 }
 _OWN: Final = "libpod_"
+_HALF: Final = re.compile("[\ud800-\udfff]")  # of a surrogate pair: Go reads U+FFFD (encoding/json: decode.go)
 
 
 def named_by(call: Call, document: Document | None) -> tuple[tuple[str, str], ...]:
@@ -57,7 +59,7 @@ def named_by(call: Call, document: Document | None) -> tuple[tuple[str, str], ..
 
 def _name(document: Document | None) -> str:
     name = document.get("Name") if document is not None else None
-    return name if isinstance(name, str) else ""
+    return _HALF.sub("\ufffd", name) if isinstance(name, str) else ""
 
 
 def _images(call: Call) -> list[str]:
