@@ -253,6 +253,65 @@ class OwedTests(LedgerCase):
         found = self.successResultOf(self.ledger.resources())
         self.assertEqual([each.identifier for each in found], ["i", "j"])
 
+    def owe(self, *resources: Resource, job_id: str = "") -> int:
+        """Have a full disk not take resources. :returns: their intent."""
+        number = self.intend(job_id)
+        self.break_disk()
+        self.failureResultOf(self.ledger.record(number, resources), LedgerError)
+        self.patched.restore()
+        return number
+
+    def test_owed_for_long(self) -> None:
+        """What is written late is of the time when it was seen: a volume that came later is told by that."""
+        seen = self.clock.seconds()
+        self.owe(Resource(kind="volume", identifier="v"))
+        self.clock.advance(600)
+        self.successResultOf(self.ledger.settle_owed())
+        self.assertEqual([each.created for each in self.existing()], [seen])
+
+    def test_gone_before_it_is_owed(self) -> None:
+        """What went before its record had failed is not written."""
+        number = self.intend()
+        writing: Deferred[None] = Deferred()
+        patched = self.patch(self.ledger._database, "run", lambda work: writing)
+        recording = self.ledger.record(number, [Resource(kind="image", identifier="i")])
+        patched.restore()
+        self.clock.advance(1)
+        self.successResultOf(self.ledger.removed("image", ["i"]))
+        self.clock.advance(1)
+        writing.errback(LedgerError("/l", "database or disk is full"))
+        self.failureResultOf(recording, LedgerError)
+        self.successResultOf(self.ledger.settle_owed())
+        self.assertEqual(self.existing(), [])
+
+    def test_never_to_be_written(self) -> None:
+        """What no disk would take is not tried again with what is owed."""
+        number = self.intend()
+        odd = Resource(kind="network", identifier="n", name="\ud800")
+        self.failureResultOf(self.ledger.record(number, [odd], State.DONE), UnicodeEncodeError)
+        self.owe(Resource(kind="image", identifier="i"))
+        self.successResultOf(self.ledger.settle_owed())
+        self.assertEqual((self.states(), self.identifiers()), (["lost", "lost"], ["i"]))
+
+    def test_owed_tags(self) -> None:
+        """A tag that a later intent led elsewhere before it could be written is that one's, and leads there."""
+        ours, theirs = self.job("ours"), self.job("theirs")
+        made, used = Relation.MADE, Relation.USED
+        for job_id, relation, parent, owner in (
+            (theirs, made, "sha256:2", theirs),
+            (theirs, used, "sha256:2", theirs),
+            (ours, used, "sha256:2", ours),
+            (theirs, used, "sha256:1", ours),
+        ):
+            tag = Resource(kind="image", identifier="x:1", parent="sha256:1")
+            self.owe(tag, job_id=ours)
+            self.make(attrs.evolve(tag, relation=relation, parent=parent), job_id=job_id)
+            self.successResultOf(self.ledger.settle_owed())
+            found = [(each.job_id, each.parent) for each in self.existing() if each.relation is made]
+            self.assertEqual(found, [(owner, parent)])
+            self.successResultOf(self.ledger.removed("image", ["x:1"]))
+            self.clock.advance(1)
+
     def test_done_stays_done(self) -> None:
         """An intent that is settled does not get lost by what is told later."""
         number = self.intend()

@@ -266,7 +266,7 @@ class Ledger:
             if state is not None:
                 _settle(database, intent, state, now)
 
-        return self._told(self._owing(self._database.run(work), intent, State.LOST, resources), state)
+        return self._told(self._owing(self._database.run(work), intent, State.LOST, resources, now), state)
 
     def settle(self, intent: int, state: State) -> Deferred[None]:
         """Write down what became of an intent."""
@@ -284,7 +284,7 @@ class Ledger:
             for (intent, kind, identifier), (resource, since) in resources.items():
                 row = database.execute("SELECT job FROM intents WHERE number = ?", (intent,)).fetchone()
                 if row is not None and self._unknown.get((kind, identifier), -1.0) < since:  # it did not go since
-                    _put(database, _with_parent(database, resource), row[0], intent, now)
+                    _put_late(database, _with_parent(database, resource), row[0], intent, since)
             for intent, state in owed.items():
                 row = database.execute("SELECT state FROM intents WHERE number = ?", (intent,)).fetchone()
                 if row is not None and row[0] == State.OPEN.value:  # it was not settled meanwhile
@@ -453,16 +453,24 @@ class Ledger:
         return self._database.run(work)
 
     def _owing(
-        self, answer: Deferred[None], intent: int, state: State, resources: Sequence[Resource] = ()
+        self,
+        answer: Deferred[None],
+        intent: int,
+        state: State,
+        resources: Sequence[Resource] = (),
+        since: float = 0.0,
     ) -> Deferred[None]:
-        """Keep in mind what a writing that fails would have said; an intent must not stay open for ever."""
+        """Keep in mind what a writing that fails would have said; an intent must not stay open for ever.
+
+        :param since: When the resources were seen.
+        """
 
         def failed(failure: Failure) -> Failure:
             if len(self._owed) < _MOST_OWED or intent in self._owed:
                 self._owed[intent] = state
-                for resource in resources[: _MOST_OWED - len(self._owed_resources)]:
-                    key = (intent, resource.kind, resource.identifier)
-                    self._owed_resources[key] = (resource, self._now())
+                if failure.check(LedgerError):  # type: ignore[no-untyped-call]  # any other would fail with all, ever after
+                    for resource in resources[: _MOST_OWED - len(self._owed_resources)]:
+                        self._owed_resources[intent, resource.kind, resource.identifier] = (resource, since)
                 if self._when_lost is not None:
                     self._when_lost()
             return failure
@@ -563,6 +571,23 @@ def _put(database: sqlite3.Connection, resource: Resource, job: str, intent: int
         " attributes = CASE attributes WHEN '{}' THEN ? ELSE attributes END, relation = ?, intent = ? WHERE number = ?",
         (resource.name, resource.parent, json.dumps(dict(resource.attributes)), relation, intent, own[0]),
     )
+
+
+def _put_late(database: sqlite3.Connection, resource: Resource, job: str, intent: int, since: float) -> None:
+    """Put what was seen some time ago. A tag that a later intent led to another image went over to that one's job."""
+    later = database.execute(
+        "SELECT number FROM resources WHERE kind = 'image' AND identifier = ? AND removed IS NULL"
+        " AND intent > ? AND parent NOT IN ('', ?) ORDER BY intent DESC",
+        (resource.identifier, intent, resource.parent),
+    ).fetchone()
+    if later is None or resource.kind != "image":
+        _put(database, resource, job, intent, since)
+    elif resource.relation is Relation.MADE:
+        database.execute(
+            "UPDATE resources SET relation = ?1 WHERE number = ?2 AND NOT EXISTS (SELECT 1 FROM resources"
+            " WHERE kind = 'image' AND identifier = ?3 AND relation = ?1 AND removed IS NULL)",
+            (Relation.MADE.value, later[0], resource.identifier),
+        )
 
 
 def _moves(database: sqlite3.Connection, resource: Resource, intent: int, parent: str) -> bool:
