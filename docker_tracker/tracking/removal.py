@@ -14,6 +14,7 @@ from twisted.internet.defer import DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
+from docker_tracker.engine.identity import is_podman
 from docker_tracker.engine.inventory import (
     Seen,
     infra_container,
@@ -247,7 +248,7 @@ class Remover:
     async def _secret(self, thing: Thing, _: Surroundings) -> Result:
         """Remove it; some Podmans take an unversioned removal for one of a swarm's things, which they have not."""
         result = await self._delete(thing)
-        if result.fate is Fate.LEFT and (await self._engine.identity()).startswith("podman "):
+        if result.fate is Fate.LEFT and is_podman(await self._engine.identity()):
             status, _ignored = await self._call("DELETE", operation_path("libpod_secret_remove", thing.identifier))
             return GONE if status in _GOOD or status == _NOT_FOUND else result
         return result
