@@ -630,7 +630,7 @@ class ImageTests(ReapCase):
         first, second, _, image = self.share("a:1", "b:1")
         for self.job in (second, first):
             self.successResultOf(self.ledger.set_job(self.job.id, JobState.REAPING))
-        self.assertEqual(next(item.reason for item in self.reap().left), "others have named it b:1")
+        self.assertIn("others have named it b:1", [item.reason for item in self.reap().left])
         self.end(second)
         self.assertNotIn(image, self.engine.things["image"])
         self.end(first)
@@ -642,6 +642,57 @@ class ImageTests(ReapCase):
         reasons = {item.identifier: item.reason for item in self.reap(dry_run=True).items}
         self.assertEqual(reasons[image], "job second has named it b:1")
         self.assertEqual(self.successResultOf(self.ledger.resources(second.id, "image"))[0].identifier, "b:1")
+
+    def build_on(self) -> tuple[IJob, IJob, str, str]:
+        """Have a second job build on a step, and the step before, that a first one's build made; that made more."""
+        self.job = self.make_job("first")
+        start = self.record("image", self.engine.add("image"), name="")
+        step = self.record("image", self.engine.add("image", "", Parent=start), name="")
+        self.record("image", self.engine.add("image", "", Parent=step), name="")
+        first, self.job = self.job, self.make_job("second")
+        self.record("image", self.engine.add("image", "b:1", Parent=step), name="")
+        self.record("image", "b:1")
+        return first, self.job, start, step
+
+    def test_built_on(self) -> None:
+        """A step that another job's build has used goes over to that one, with those before; with it they go."""
+        first, second, start, step = self.build_on()
+        outcomes = self.end(first)
+        self.assertEqual(outcomes.pop(step), "job second has built on it")
+        self.assertEqual(outcomes.pop(start), f"the image {step[:19]}, which is kept, needs it")
+        self.assertEqual([*outcomes.values()], ["removed"])
+        self.assertEqual(len(self.engine.things["image"]), 3)
+        self.assertEqual({*self.end(second).values()}, {"removed"})
+        self.assertEqual((self.engine.things["image"], self.existing()), ({}, set()))
+
+    def test_built_on_by_a_stranger(self) -> None:
+        """What a stranger has built keeps the step that it was built on, and the job is over; without it, that goes."""
+        for name, called in (("theirs:1", "theirs:1"), ("", None)):
+            self.job = self.make_job("first")
+            step = self.record("image", self.engine.add("image"), name="")
+            theirs = self.engine.add("image", name, Parent=step)
+            self.assertEqual(self.end(self.job), {step: f"others have built on it: {called or theirs[:19]}"})
+            self.assertEqual({*self.engine.things["image"]}, {step, theirs})
+            del self.engine.things["image"][theirs]
+            self.assertEqual(self.outcomes(self.reap()), {step: "removed"})
+
+    def test_built_on_while_both_end(self) -> None:
+        """Of two jobs that end at once, the one that has built on the other's step goes first."""
+        first, second, start, step = self.build_on()
+        for self.job in (second, first):
+            self.successResultOf(self.ledger.set_job(self.job.id, JobState.REAPING))
+        self.assertEqual({item.identifier for item in self.reap().left}, {start, step})
+        self.end(second)
+        self.end(first)
+        self.assertEqual((self.engine.things["image"], self.existing()), ({}, set()))
+
+    def test_built_on_dry(self) -> None:
+        """What is only asked changes no hands."""
+        self.job, second, _, step = self.build_on()
+        reasons = {item.identifier: item.reason for item in self.reap(dry_run=True).items}
+        self.assertEqual(reasons[step], "job second has built on it")
+        resources = self.successResultOf(self.ledger.resources(second.id, "image"))
+        self.assertNotIn(step, [resource.identifier for resource in resources])
 
     def test_kept_by_the_setting(self) -> None:
         """Images stay if the operator wants them to."""

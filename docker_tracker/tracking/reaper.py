@@ -160,6 +160,7 @@ class _Course:
         self._containers: set[str] = set()  # the job's own
         self._passes = 0
         self._unsettled = False
+        self._lists = Lists(self._engine)
 
     def report(self, began: float, seconds: float) -> ReapReport:
         """Return what was done up to now."""
@@ -251,7 +252,7 @@ class _Course:
             for reference, resource in self._recorded.items()
             if resource.relation is Relation.MADE and resource.kind != "exec"  # it ends with its container
         }
-        lists = Lists(self._engine, f"{JOB_ID_LABEL}={self.job.id}")
+        self._lists = lists = Lists(self._engine, f"{JOB_ID_LABEL}={self.job.id}")
         await lists.check()
         for kind in sorted(LABELLED):
             for seen in await lists.get(kind) or ():
@@ -357,10 +358,13 @@ class _Course:
                 if thing.reference not in kept:
                     kept[thing.reference] = user.needs
                     news.append(thing)
-        sharing = Sharing(self._ledger, self.job, self._recorded, self._dry_run)
+        sharing = Sharing(self._ledger, self.job, self._recorded, self._all_images, self._dry_run)
         kept |= await sharing.kept([thing for thing in things if thing.reference not in kept])
         self._ending = sharing.ending
         return kept
+
+    async def _all_images(self) -> Sequence[Seen]:
+        return await self._lists.get("image") or ()
 
     def _came_back(self, thing: Thing) -> bool:
         """Whether a volume has nothing but the name of one that the job made."""

@@ -1,10 +1,11 @@
-"""Whose an image is that others have named, too: theirs from when the job ends that made it. Layer: tracking."""
+"""Whose an image is that others have named or built on: theirs from when the job ends that made it. Layer: tracking."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
+from docker_tracker.engine.inventory import Seen
 from docker_tracker.interfaces import IJob, ILedger
 from docker_tracker.job import JobState
 from docker_tracker.records import Reference, Relation, Resource
@@ -14,16 +15,26 @@ _MOST_NAMES: Final = 5  # of an image, that a report tells
 
 
 class Sharing:
-    """Finds images of a job that others have named, and names of the job's that are the last of another job's image.
+    """Finds images of a job that others have named or built on, and names of its that are another job's image's last.
 
     Such a thing goes over to the other job, if that is open: with it the image goes in the end.
 
     :param recorded: What the ledger has of the job, by kind and ID.
+    :param images: Lists all that the engine has.
     :param dry_run: Whether nothing is to change hands.
     """
 
-    def __init__(self, ledger: ILedger, job: IJob, recorded: Mapping[Reference, Resource], dry_run: bool) -> None:
+    def __init__(
+        self,
+        ledger: ILedger,
+        job: IJob,
+        recorded: Mapping[Reference, Resource],
+        images: Callable[[], Awaitable[Sequence[Seen]]],
+        dry_run: bool,
+    ) -> None:
         self._ledger, self._job, self._recorded, self._dry_run = ledger, job, recorded, dry_run
+        self._images = images
+        self._built: dict[str, list[Seen]] | None = None
         self._makers: dict[str, IJob] | None = None
         #: Images that another job made which is ending, too: with their last name they may go.
         self.ending: set[str] = set()
@@ -33,17 +44,22 @@ class Sharing:
 
         :param things: Of the job, that are to go.
         :raises docker_tracker.errors.LedgerError: nobody knows what other jobs made.
+        :raises docker_tracker.errors.EngineError: nobody knows what others have built.
         """
         found: dict[Reference, str] = {}
         images = {thing.reference: thing for thing in things if thing.kind == "image"}
         for image in images.values():
             if image.is_image_id:
                 names = sorted(name for name in image.seen.names if "@" not in name and not self._made(name))
-                if names:
-                    steps = _with_steps(image, images)
-                    reason = await self._claimed(names, steps)
-                    if reason:
-                        found |= {step.reference: needed for step, needed in steps.items()} | {image.reference: reason}
+                built = (
+                    [] if names else [each for each in await self._built_on(image) if not self._made(each.identifier)]
+                )
+                if not names and not built:
+                    continue
+                steps = _with_steps(image, images)
+                reason = await (self._claimed(names, steps) if names else self._needed(built, steps))
+                if reason:
+                    found |= {step.reference: needed for step, needed in steps.items()} | {image.reference: reason}
             elif self._is_last(image):
                 maker = (await self._others()).get(image.seen.identifier)
                 if maker is not None and await self._hand_over([image], maker):
@@ -64,6 +80,27 @@ class Sharing:
         if before:
             return f"its name was there before the job: {', '.join(before[:_MOST_NAMES])}"
         return f"others have named it {', '.join(names[:_MOST_NAMES])}"
+
+    async def _needed(self, built: Sequence[Seen], steps: Mapping[Thing, str]) -> str:
+        """Return why an image stays that others have built on; the empty string: they are ending, too."""
+        others = await self._others()
+        makers = [
+            maker for each in built for called in sorted(each.called) if (maker := others.get(called)) is not None
+        ]
+        for maker in makers:
+            if await self._hand_over([*steps], maker):
+                return f"job {maker.name} has built on it"
+        if makers:
+            return ""
+        return f"others have built on it: {', '.join(_called(each) for each in built[:_MOST_NAMES])}"
+
+    async def _built_on(self, image: Thing) -> Sequence[Seen]:
+        """Return what was built on an image, step by step, be it by the engine's cache of steps."""
+        if self._built is None:
+            self._built = {}
+            for each in await self._images():
+                self._built.setdefault(each.parent, []).append(each)
+        return self._built.get(image.seen.identifier, ())
 
     async def _hand_over(self, things: Sequence[Thing], job: IJob) -> bool:
         if self._dry_run:
@@ -91,6 +128,10 @@ class Sharing:
                 if each.relation is Relation.MADE and each.job_id in jobs
             }
         return self._makers
+
+
+def _called(image: Seen) -> str:
+    return image.names[0] if image.names else image.identifier[:19]
 
 
 def _with_steps(image: Thing, images: Mapping[Reference, Thing]) -> dict[Thing, str]:

@@ -112,6 +112,33 @@ class StepTests(SynchronousTestCase):
             client.close()
             self.begin_job()
 
+    def test_used_by_another_job(self) -> None:
+        """A step that the engine's cache gave to another job's build is that job's then, and goes with it."""
+        other = self.call("POST", "/jobs", {"name": "other"})
+        self.build("RUN true\nRUN echo job\n", "rm=1")
+        docker_build(other["socket"], f"{self.begin}RUN true\nRUN echo other\n", f"rm=1&t={self.mark}")
+        ended = self.end()
+        items = [(item["kind"], item["outcome"], item["reason"]) for item in ended["report"]["items"]]
+        self.assertEqual(ended["state"], "gone", items)
+        self.assertEqual(items.count(("image", "kept", "job other has built on it")), 1, items)
+        self.assertEqual({outcome for _, outcome, _ in items}, {"kept", "removed"})
+        self.assertIn(self.mark, self.beside("images", "--format={{.Repository}}").split())
+        ended = self.call("POST", "/jobs/other/end?wait=1")
+        self.assertEqual((ended["state"], self.new()), ("gone", []), ended)
+
+    def test_used_by_a_stranger(self) -> None:
+        """One that it gave to a stranger's build stays as long as what that made, and is reported; the job is gone."""
+        self.build("RUN true\nRUN echo job\n", "rm=1")
+        path = engine_address().removeprefix("unix://")
+        docker_build(path, f"{self.begin}RUN true\nRUN echo stranger\n", f"rm=1&t={self.mark}")
+        ended = self.end()
+        reasons = [item["reason"] for item in ended["report"]["items"] if item["outcome"] == "kept"]
+        self.assertEqual(ended["state"], "gone", ended)
+        self.assertIn(f"others have built on it: {self.mark}:latest", reasons)
+        self.beside("image", "rm", "--no-prune", f"{self.mark}:latest")
+        self.call("POST", f"/jobs/{ended['id']}/reap")
+        self.assertEqual(self.new(), [])
+
     def test_tracker_killed(self) -> None:
         """A tracker that is killed in the middle has written down what the build went through."""
         client = self.until("RUN true\nRUN echo begun; sleep 600\n")

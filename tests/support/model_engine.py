@@ -225,11 +225,14 @@ class ModelEngine:
         users = self._users(kind, identifier)
         if users:
             return {"network": 403}.get(kind, 409), {"message": f"{kind} {identifier} is in use by {users}"}
+        children = kind == "image" and any(each.get("Parent") == found["Id"] for each in self.things["image"].values())
         if kind == "image" and identifier in found["RepoTags"]:
             found["RepoTags"].remove(identifier)
-            if found["RepoTags"]:
+            if found["RepoTags"] or children:
                 return 200, []
             identifier = found["Id"]
+        elif children:  # moby: daemon/images/image_delete.go
+            return 409, {"message": "image has dependent child images"}
         if kind == "plugin" and found["Enabled"]:
             return 409, {"message": "plugin is enabled"}
         del self.things[kind][identifier]

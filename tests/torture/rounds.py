@@ -491,7 +491,7 @@ class Round:
         self._same(self._before, "after the reconcile")
         if self._problems:
             self._problems.append(f"its report: {self.call('GET', f'/jobs/{job_id}/report')}")
-        recorded = self._recorded(job_id)
+        recorded = self._recorded(job_id) - self._nameless()  # what those were built on is kept for them
         if recorded:
             self._problems.append(f"the ledger still has of the job: {sorted(recorded)}")
             self._problems.append(f"why: {[self.call('GET', f'/why/{each[1]}') for each in recorded]}")
