@@ -29,6 +29,7 @@ from docker_tracker.counts import Counts
 from docker_tracker.descriptor_store import DescriptorStore
 from docker_tracker.doors import Binder, Bound, Door, Doors
 from docker_tracker.errors import ConfigurationError, TrackerError
+from docker_tracker.image_work import ImageWorks
 from docker_tracker.interfaces import IDaemon, IJob
 from docker_tracker.job import DEFAULT, JobRequest
 from docker_tracker.job_record import Job
@@ -75,6 +76,7 @@ class Daemon(Service):
         self.settings = settings
         self.clock = reactor
         self.counts = Counts()
+        self.image_work = ImageWorks()
         self._reactor = reactor
         self._environment = environment
         self._log_file = None if log_file is None else OpenFile(log_file)
@@ -191,7 +193,12 @@ class Daemon(Service):
                 from docker_tracker.jobs_service import JobsService  # not imported by a daemon that keeps nothing
 
                 self._jobs = JobsService(
-                    self._reactor, self.settings, self._doors, self._sockets_directory, self.counts
+                    self._reactor,
+                    self.settings,
+                    self._doors,
+                    self._sockets_directory,
+                    self.counts,
+                    self.image_work,
                 )
                 self._jobs.start(self.ledger, self.engine, self.instance, self._control_socket)
             else:

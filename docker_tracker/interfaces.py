@@ -30,6 +30,7 @@ from docker_tracker.engine.document import Document
 from docker_tracker.engine.operation import Operation
 from docker_tracker.exchange import Answer, Exchange, Outcome, Stage
 from docker_tracker.http1.head import RequestHead, ResponseHead
+from docker_tracker.image_work import ImageWorks
 from docker_tracker.job import JobRequest, JobState, ReapReport
 from docker_tracker.records import Intent, Resource, State
 
@@ -402,6 +403,7 @@ class IDaemon(Interface):
     ledger: ILedger = Attribute("Shared by all jobs.")
     engine: IEngine = Attribute("For calls of one's own.")
     counts: Counts = Attribute("What ``/metrics`` shows.")
+    image_work: ImageWorks = Attribute("The classic builds and loads that are under way.")
 
     def now() -> float:
         """Return the seconds since the epoch by the machine's clock, which people and programs set: for time stamps."""

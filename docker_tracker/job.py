@@ -258,6 +258,7 @@ class ReapReport:
     :ivar passes: How many full listings it took.
     :ivar items: One for each thing.
     :ivar problem: What kept the reap from its end (no engine, out of time), or the empty string.
+    :ivar shared: Whether it kept images for others, who may be gone soon; of this process's reports only.
     """
 
     job_id: str
@@ -268,6 +269,7 @@ class ReapReport:
     passes: int = 0
     items: tuple[ReapItem, ...] = ()
     problem: str = ""
+    shared: bool = attrs.field(default=False, eq=False)
 
     @property
     def left(self) -> tuple[ReapItem, ...]:
@@ -281,7 +283,8 @@ class ReapReport:
 
     def table(self) -> dict[str, Any]:
         """Return it as JSON has it."""
-        return {**attrs.asdict(self), "items": [attrs.asdict(item) for item in self.items]}
+        table = attrs.asdict(self, filter=lambda attribute, _: attribute.name != "shared")
+        return {**table, "items": [attrs.asdict(item) for item in self.items]}
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> ReapReport:

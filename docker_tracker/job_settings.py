@@ -53,6 +53,8 @@ class ReapSettings:
     :ivar retain_days: The longest that a client may keep a thing by the label ``docker-tracker.retain``; 0: not at all.
     :ivar images: Whether images that jobs built, imported, loaded or committed are removed with them.
     :ivar pulled_images: Whether those that they pulled, and that were not there before, are too.
+    :ivar hold_seconds: After a job's end, in which its images stay while other jobs have classic builds or loads under
+        way, which could just be given them.
     :ivar drain_seconds: For exchanges in flight when a job ends.
     """
 
@@ -62,6 +64,7 @@ class ReapSettings:
     retain_days: float = attrs.field(default=7.0, validator=_seconds(0, 3650))
     images: bool = True
     pulled_images: bool = False
+    hold_seconds: float = attrs.field(default=900.0, validator=_seconds(0, _DAY))
     drain_seconds: float = attrs.field(default=5.0, validator=_seconds(0, _DAY))
 
 

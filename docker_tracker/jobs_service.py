@@ -24,6 +24,7 @@ from docker_tracker.control.peer import Who
 from docker_tracker.counts import Counts
 from docker_tracker.doors import Bound, Doors
 from docker_tracker.errors import EngineError, RefusedError, TrackerError
+from docker_tracker.image_work import ImageWorks
 from docker_tracker.interfaces import IEngine, IJob
 from docker_tracker.job import DEFAULT, ReapReport
 from docker_tracker.job_cgroup import JobCgroup
@@ -57,11 +58,21 @@ class JobsService:
     :param doors: Makes the jobs' sockets.
     :param directory: Of those that are unix sockets.
     :param counts: Shown as metrics.
+    :param works: The classic builds and loads that are under way.
     """
 
-    def __init__(self, reactor: Any, settings: Settings, doors: Doors, directory: Path, counts: Counts) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        settings: Settings,
+        doors: Doors,
+        directory: Path,
+        counts: Counts,
+        works: ImageWorks,
+    ) -> None:
         self._reactor, self._settings, self._doors, self._directory = reactor, settings, doors, directory
         self.counts = counts
+        self._works = works
         self._services: list[Any] = []
         self._control: ControlService | None = None
         self._first_job: IDelayedCall | None = None
@@ -81,7 +92,16 @@ class JobsService:
         settings = self._settings
         labelled = "labels" in settings.interceptors
         watcher = Watcher(engine, ledger, self._reactor, time.time, labelled=labelled)
-        reaper = Reaper(engine, ledger, self._reactor, settings.reap, look=watcher.look_now)
+        reconciled = settings.reconcile.enabled and not settings.until_idle
+        reaper = Reaper(
+            engine,
+            ledger,
+            self._reactor,
+            settings.reap,
+            look=watcher.look_now,
+            works=self._works,
+            reconciled=reconciled,
+        )
         cgroups = self._cgroups = _Cgroups(self._reactor, engine)
         jobs = Jobs(self._reactor, ledger, engine, self._doors, reaper, self._directory, settings.reap.drain_seconds)
         jobs.cgroups, jobs.counts = cgroups, self.counts

@@ -36,6 +36,7 @@ from docker_tracker.http1.scanner import body_for
 from docker_tracker.http2.calls import Call, Phase
 from docker_tracker.http2.mediator import Mediator
 from docker_tracker.http2.messages import STEPS
+from docker_tracker.image_work import ImageWorks
 from docker_tracker.interceptor import Interceptor
 from docker_tracker.interfaces import IDaemon, IEngine, IInterceptorPlugin, IJob, ILedger
 from docker_tracker.job import DEFAULT, JobRequest, JobState, ReapReport
@@ -476,6 +477,7 @@ class FakeDaemon:
     ledger: FakeLedger = attrs.field(factory=FakeLedger)
     engine: FakeEngine = attrs.field(factory=FakeEngine)
     counts: Counts = attrs.field(factory=Counts)
+    image_work: ImageWorks = attrs.field(factory=ImageWorks)
     _reopeners: Reopeners = attrs.field(factory=Reopeners, init=False)
 
     def now(self) -> float:

@@ -24,7 +24,7 @@ class ReconciledTests(SynchronousTestCase):
             ("removed", {"passes": 0, "problem": "no engine"}, "failed"),
         ):
             counts = Counts()
-            service = JobsService(nothing, nothing, nothing, Path(), counts)
+            service = JobsService(nothing, nothing, nothing, Path(), counts, nothing)
             item = ReapItem(kind="volume", identifier="v", outcome=outcome)
             values: dict[str, Any] = {"passes": 1, **more}
             service._reconciled(ReapReport(job_id="", job="", items=(item,), **values))

@@ -24,6 +24,7 @@ from docker_tracker.errors import (
 )
 from docker_tracker.exchange import Answer, Edit, Exchange, Outcome, Peer, Stage
 from docker_tracker.http1.head import RequestHead, ResponseHead
+from docker_tracker.image_work import ImageWork, ImageWorks
 from docker_tracker.interfaces import IInterceptor
 from docker_tracker.job_settings import ReapSettings
 from docker_tracker.plugins.recorder import Recorder, recorder
@@ -42,7 +43,11 @@ class RecorderCase(TrackingCase):
     def setUp(self) -> None:
         super().setUp()
         self.patch(Peer, "_read", lambda peer, name: "")  # no process of this machine is meant
-        self.recorder = Recorder(self.job_id, "default", self.ledger, self.engine, self.clock, self.clock.seconds)
+        self.works = ImageWorks()
+        self.recorder = self.make(self.job_id, "default")
+
+    def make(self, job_id: str, job: str, **more: Any) -> Recorder:
+        return Recorder(job_id, job, self.ledger, self.engine, self.clock, self.clock.seconds, self.works, **more)
 
     def exchange(self, method: str, target: str, peer: Peer | None = None) -> Exchange:
         return attrs.evolve(exchange(method, target, peer), job_id=self.job_id)
@@ -813,6 +818,18 @@ class ImageTests(RecorderCase):
         self.lines("/build?q=1", line, after=after)
         self.assertEqual(self.shown(), [("image", IMAGE, "made")])
 
+    def test_failed(self) -> None:
+        """What failed uses nothing of the names that it asked for; those of an image that it told of count."""
+        error = {"errorDetail": {"message": "no"}, "error": "no"}
+        old = (BASE, ["old:1"])
+        self.lines("/build?t=old:1", {"stream": "Step 1/2"}, error, before=[old], after=[old])
+        self.lines("/images/load", error, before=[old], after=[old])
+        self.assertEqual(self.shown(), [])
+        lines = [{"aux": {"ID": IMAGE}}, error]
+        self.lines("/build?t=new:1&t=old:1", *lines, before=[old], after=[old, (IMAGE, ["new:1"])])
+        self.assertEqual(self.shown(), [("image", "new:1", "made"), ("image", IMAGE, "made")])
+        self.settled()
+
     def test_there_before(self) -> None:
         """An image or tag that was there before is used, whatever the answer says."""
         before = [(IMAGE, ["old:1"])]
@@ -847,9 +864,7 @@ class ImageTests(RecorderCase):
 
     def test_owns_pulled(self) -> None:
         """If jobs own what they pull, it is theirs unless it was there before."""
-        self.recorder = Recorder(
-            self.job_id, "default", self.ledger, self.engine, self.clock, self.clock.seconds, owns_pulled=True
-        )
+        self.recorder = self.make(self.job_id, "default", owns_pulled=True)
         for target in ("/images/create?fromImage=new&tag=1", "/libpod/images/pull?reference=new:1"):
             for before, relation in (([], "made"), ([(IMAGE, ["new:1"])], "used")):
                 self.lines(target, {"id": IMAGE}, before=before, after=[(IMAGE, ["new:1"])])
@@ -927,6 +942,120 @@ class ImageTests(RecorderCase):
                 found = {row.identifier: row.relation.value for row in self.recorded()}
                 self.assertEqual(found, dict(zip((tag, IMAGE), wanted, strict=True)), (target, created))
                 self.successResultOf(self.ledger.removed("image", [*found]))
+
+
+class WorkTests(RecorderCase):
+    """Builds and loads, as those are told of them that remove images."""
+
+    BUILD = "/build?t=mine:1"
+
+    def under_way(self) -> list[ImageWork]:
+        return self.works.beside("")
+
+    def test_begin(self) -> None:
+        """Classic builds and loads are known before they are forwarded; BuildKit's builds and all else are not."""
+        self.patch(self.ledger, "intend", lambda *_: Deferred())
+        for target, is_work in (
+            ("/build", True),
+            ("/v1.41/build?t=a&version=1", True),
+            ("/v5.0.0/libpod/build?t=a", True),
+            ("/images/load", True),
+            ("/v5.0.0/libpod/images/load", True),
+            ("/build?version=2", False),
+            ("/images/create?fromImage=a", False),
+            ("/images/create?fromSrc=-", False),
+            ("/images/a/tag?repo=b", False),
+            ("/commit?container=a", False),
+        ):
+            _, deciding = self.ask("POST", target)
+            self.assertNoResult(deciding)
+            works = [(work.job_id, work.job) for work in self.under_way()]
+            self.assertEqual(works, [(self.job_id, "default")] * is_work, target)
+            for work in self.under_way():
+                self.works.end(work)
+
+    def test_end(self) -> None:
+        """They are over when what they led to is recorded."""
+        for target, line in ((self.BUILD, {}), ("/images/load", {"stream": "Loaded image: mine:1\n"})):
+            asked = self.forward("POST", target)
+            looking: Deferred[Any] = Deferred()
+            self.engine.answers["/images/json"] = looking
+            self.engine.answers["/images/mine:1/json"] = self.engine.answers[f"/images/{IMAGE}/json"] = {"Id": IMAGE}
+            self.answer(asked, lines=(line,))
+            self.assertEqual(len(self.under_way()), 1, target)
+            looking.callback([{"Id": IMAGE, "RepoTags": ["mine:1"]}])
+            self.assertEqual(self.under_way(), [])
+            self.assertIn(("image", IMAGE, "made"), self.shown())
+            self.successResultOf(self.ledger.removed("image", ["mine:1", IMAGE]))
+            self.engine.answers["/images/json"] = []
+        self.assertEqual(self.works.ended, 2)
+
+    def test_broken_off(self) -> None:
+        """So they are after whatever else ends them, and if what they led to cannot be looked up."""
+        for outcome in Outcome:
+            self.answer(self.forward("POST", self.BUILD), outcome=outcome)
+            self.assertEqual(self.under_way(), [], outcome)
+        self.answer(self.forward("POST", self.BUILD), status=500)
+        self.assertEqual(self.under_way(), [])
+        asked, deciding = self.ask("POST", self.BUILD)
+        self.successResultOf(deciding)
+        self.recorder.finished(asked, Outcome.REFUSED)  # by the next interceptor
+        self.assertEqual(self.under_way(), [])
+        asked = self.forward("POST", self.BUILD)
+        self.engine.answers["/images/json"] = UNAVAILABLE
+        self.answer(asked)
+        self.assertEqual(self.under_way(), [])
+
+    def test_refused(self) -> None:
+        """So are those that are refused, as they cannot be recorded, or whose query cannot be read."""
+        self.engine.name = EngineError("the engine is away")
+        for target in (self.BUILD, "/build?t=%zz"):
+            asked, deciding = self.ask("POST", target)
+            self.failureResultOf(deciding, RefusedError, BadTargetError)
+            self.recorder.finished(asked, Outcome.REFUSED)
+            self.assertEqual(self.under_way(), [])
+
+    def test_client_leaves(self) -> None:
+        """So is one whose client leaves while it waits; one that was broken off is over when its steps are recorded."""
+        with self.works.removal():
+            asked, deciding = self.ask("POST", self.BUILD)
+            self.assertEqual(len(self.under_way()), 1)
+            deciding.cancel()
+            self.failureResultOf(deciding, CancelledError)
+            self.recorder.finished(asked, Outcome.CLIENT_GONE)
+            self.assertEqual(self.under_way(), [])
+        asked = self.forward("POST", self.BUILD)
+        looking: Deferred[Any] = Deferred()
+        self.engine.answers[f"/containers/{ID[:12]}/json"] = looking
+        self.answer(asked, lines=(RUNNING,), outcome=Outcome.CLIENT_GONE)
+        self.assertEqual(len(self.under_way()), 1)
+        looking.callback(None)
+        self.assertEqual(self.under_way(), [])
+
+    def test_stop(self) -> None:
+        """So are those whose images are looked at when the job ends."""
+        asked = self.forward("POST", self.BUILD)
+        self.engine.answers["/images/json"] = Deferred()
+        self.answer(asked)
+        self.assertEqual(len(self.under_way()), 1)
+        self.successResultOf(Deferred.fromCoroutine(self.recorder.stop()))
+        self.assertEqual(self.under_way(), [])
+
+    def test_waits(self) -> None:
+        """They wait for images that are being removed, but not for long, and look only then what is there."""
+        for ends in (True, False):
+            with self.works.removal():
+                self.engine.asked.clear()
+                _, deciding = self.ask("POST", self.BUILD)
+                self.clock.advance(1.5)
+                self.assertNoResult(deciding)
+                self.assertEqual(self.engine.asked, [])
+                if not ends:
+                    self.clock.advance(0.5)
+                    self.successResultOf(deciding)
+            if ends:
+                self.successResultOf(deciding)
+            self.assertEqual(self.engine.asked, ["/images/json"])
 
 
 class PluginTests(RecorderCase):
@@ -1164,7 +1293,7 @@ class PageTests(RecorderCase):
         self.do("POST", "/containers/create", {}, {"Id": OTHER})
         self.do("POST", "/containers/create", {}, {"Id": ID})
         self.do("POST", "/networks/create", {"Name": "n"}, {"Id": "e" * 64})
-        theirs = Recorder("another", "another", self.ledger, self.engine, self.clock, self.clock.seconds)
+        theirs = self.make("another", "another")
         ours, self.recorder = self.recorder, theirs
         self.do("POST", "/containers/create", {}, {"Id": "f" * 64})
         self.recorder = ours

@@ -11,6 +11,7 @@ from docker_tracker.builds import BuildEnd, BuildOutcome, BuildRequest, BuildSte
 from docker_tracker.engine.inventory import IMAGE_JOB_ID_LABEL as LABEL
 from docker_tracker.errors import EngineError, LedgerError, RefusedError
 from docker_tracker.exchange import Exchange
+from docker_tracker.image_work import ImageWorks
 from docker_tracker.plugins.recorder import Recorder
 from docker_tracker.records import State
 from tests.support.exchanges import exchange
@@ -43,7 +44,8 @@ def answered(answer: dict[str, str] | None = None, **more: Any) -> BuildOutcome:
 class BuildTests(TrackingCase):
     def setUp(self) -> None:
         super().setUp()
-        self.recorder = Recorder(self.job_id, "default", self.ledger, self.engine, self.clock, self.clock.seconds)
+        now, builds = self.clock.seconds, ImageWorks()
+        self.recorder = Recorder(self.job_id, "default", self.ledger, self.engine, self.clock, now, builds)
         self.exchange: Exchange = attrs.evolve(exchange("POST", "/grpc"), job_id=self.job_id)
 
     def ask(self, request: BuildRequest) -> Deferred[None]:

@@ -12,9 +12,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from docker_tracker.engine.inventory import Seen
 from docker_tracker.errors import EngineAnswerError
+from docker_tracker.image_work import ImageWorks
 from docker_tracker.interfaces import IEngine
 from docker_tracker.tracking.lists import Lists
-from docker_tracker.tracking.removal import GONE, Fate, Remover, Result, Surroundings, Thing
+from docker_tracker.tracking.removal import GONE, Fate, Hold, Remover, Result, Surroundings, Thing
 
 PODS = "/v4.0.0/libpod/pods"
 INFRA = {"Id": "i", "Name": "p-infra"}
@@ -53,7 +54,7 @@ class Podman:
 
 class _Case(SynchronousTestCase):
     def remove(self, engine: Podman, kind: str) -> Result:
-        remover = Remover(cast(IEngine, engine), Clock(), DeferredSemaphore(1), 1.0, 10.0)
+        remover = Remover(cast(IEngine, engine), Clock(), DeferredSemaphore(1), 1.0, 10.0, Hold(ImageWorks(), ""))
         thing = Thing(kind=kind, identifier="x", seen=Seen("x", (), {}, 0.0))
         return self.successResultOf(Deferred.fromCoroutine(remover.remove(thing, Surroundings(recorded={}, kept=()))))
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from docker_tracker.errors import EngineError, LedgerError
+from docker_tracker.image_work import ImageWork, ImageWorks
 from docker_tracker.interfaces import IJob
 from docker_tracker.job import JobRequest, JobState, Keep, ReapReport
 from docker_tracker.job_settings import ReapSettings
@@ -41,6 +42,7 @@ class ReapCase(SynchronousTestCase):
         self.ledger.open("instance")
         self.addCleanup(self.ledger.close)
         self.job = self.make_job("web")
+        self.works = ImageWorks()
         self.looks = 0
 
     def make_job(self, name: str, **request: Any) -> IJob:
@@ -75,8 +77,16 @@ class ReapCase(SynchronousTestCase):
             self.looks += 1
 
         settings = {"stop_seconds": 10.0, **settings}
-        engine, clock = self.engine, self.clock
-        return Reaper(engine, self.ledger, clock, ReapSettings(**settings), clock.seconds, look=look, proc=self.proc)
+        return Reaper(
+            self.engine,
+            self.ledger,
+            self.clock,
+            ReapSettings(**settings),
+            self.clock.seconds,
+            look=look,
+            works=self.works,
+            proc=self.proc,
+        )
 
     def finish(self, work: Coroutine[Any, Any, T], most: float = 1000.0) -> T:
         """Let the time go by that something needs."""
@@ -585,12 +595,12 @@ class ImageTests(ReapCase):
         self.record("image", "b:1", parent=image)
         return first, self.job, step, image
 
-    def end(self, job: IJob) -> dict[str, str]:
+    def end(self, job: IJob, **settings: Any) -> dict[str, str]:
         """End a job: nothing that may still go is left."""
         for state in (JobState.REAPING, JobState.GONE):
             self.job = self.successResultOf(self.ledger.set_job(job.id, state))
             if state is JobState.REAPING:
-                report = self.reap()
+                report = self.reap(**settings)
         self.assertTrue(report.complete, report)
         return {item.identifier: item.reason or item.outcome for item in report.items}
 
@@ -694,12 +704,315 @@ class ImageTests(ReapCase):
         resources = self.successResultOf(self.ledger.resources(second.id, "image"))
         self.assertNotIn(step, [resource.identifier for resource in resources])
 
+    def use(self, *users: str) -> tuple[IJob, list[IJob], str, str]:
+        """Have an image that a first job built as ``a:1`` and ``a:2``, after a step, and others were given."""
+        self.job = first = self.make_job("first")
+        step = self.record("image", self.engine.add("image"), name="")
+        image = self.record("image", self.engine.add("image", "", RepoTags=["a:1", "a:2"], Parent=step), name="")
+        for tag in ("a:1", "a:2"):
+            self.record("image", tag, parent=image)
+        return first, [self.given(name, image) for name in users], step, image
+
+    def given(self, name: str, image: str) -> IJob:
+        """Start a job that asks for an image which is there."""
+        self.job = self.make_job(name)
+        self.record("image", image, relation=Relation.USED)
+        return self.job
+
+    def made_by(self, job: IJob) -> set[str]:
+        found = self.successResultOf(self.ledger.resources(job.id, "image"))
+        return {each.identifier for each in found if each.relation is Relation.MADE}
+
+    def test_used(self) -> None:
+        """An image that another job was given is that one's then, with its steps and its names; with it they go."""
+        first, (second,), step, image = self.use("second")
+        uses, needed = "job second uses it", f"the image {image[:19]}, which is kept, needs it"
+        self.assertEqual(self.end(first), {"a:1": uses, "a:2": uses, image: uses, step: needed})
+        self.assertEqual((self.made_by(first), self.made_by(second)), (set(), {"a:1", "a:2", image, step}))
+        self.assertEqual({*self.end(second).values()}, {"removed"})
+        self.assertEqual((self.engine.things["image"], self.existing()), ({}, set()))
+
+    def test_used_by_name(self) -> None:
+        """So is one that it was given by a name, of which it knows nothing else."""
+        first, _, step, image = self.use()
+        second = self.given("second", "a:1")
+        self.end(first)
+        self.assertEqual(self.made_by(second), {"a:1", "a:2", image, step})
+
+    def test_used_step(self) -> None:
+        """Of a build that another job was given a step of, that one is kept, and what was built on it goes."""
+        first, _, step, image = self.use()
+        second = self.given("second", step)
+        gone = dict.fromkeys(("a:1", "a:2", image), "removed")
+        self.assertEqual(self.end(first), {**gone, step: "job second uses it"})
+        self.assertEqual((self.made_by(second), {*self.engine.things["image"]}), ({step}, {step}))
+
+    def test_used_in_several_ways(self) -> None:
+        """One that was given the image itself goes before others that were given a name of it, or gave it one."""
+        first, (second,), step, image = self.use("second")
+        third = self.given("third", "a:1")
+        self.job = fourth = self.make_job("fourth")
+        self.engine.things["image"][image]["RepoTags"].append("b:1")
+        self.record("image", "b:1", parent=image)
+        reasons = self.end(first)
+        self.assertEqual({reasons[each] for each in ("a:1", "a:2", image)}, {"job second uses it"})
+        made = [self.made_by(job) for job in (second, third, fourth)]
+        self.assertEqual(made, [{"a:1", "a:2", image, step}, set(), {"b:1"}])
+
+    def test_used_by_one_that_has_ended(self) -> None:
+        """One that is ending, or gone, needs nothing."""
+        for number, state in enumerate((JobState.DRAINING, JobState.REAPING, JobState.FAILED, JobState.GONE)):
+            first, (second,), *_ = self.use(f"user-{number}")
+            self.successResultOf(self.ledger.set_job(second.id, state))
+            self.assertEqual({*self.end(first).values()}, {"removed"}, state)
+
+    def test_used_by_several(self) -> None:
+        """If the one that it would go over to ends meanwhile, it goes over to the next."""
+        first, users, step, image = self.use("second", "third")
+        hand_over = self.ledger.hand_over
+
+        def ends_before(resources: Sequence[Resource], job_id: str) -> Deferred[bool]:
+            self.successResultOf(self.ledger.set_job(users[0].id, JobState.REAPING))
+            return hand_over(resources, job_id)
+
+        self.patch(self.ledger, "hand_over", ends_before)
+        self.assertEqual(self.end(first)[image], "job third uses it")
+        self.assertEqual([self.made_by(user) for user in users], [set(), {"a:1", "a:2", image, step}])
+
+    def test_used_dry(self) -> None:
+        """What is only asked changes no hands."""
+        self.job, (second,), _, image = self.use("second")
+        reasons = {item.identifier: item.reason for item in self.reap(dry_run=True).items}
+        self.assertEqual(reasons[image], "job second uses it")
+        self.assertEqual(self.made_by(second), set())
+
+    def name_of(self, state: JobState, settings: dict[str, Any], **request: Any) -> str:
+        """End a job that has the last name of an image of one that has ended; return what became of that name."""
+        self.job = self.make_job(f"first-{state.value}-{len(self.engine.asked)}", **request)
+        image = self.record("image", self.engine.add("image", "b:1"), name="")
+        self.successResultOf(self.ledger.set_job(self.job.id, state))
+        self.job = self.make_job("second")
+        self.record("image", "b:1", parent=image)
+        (outcome,) = self.end(self.job, **settings).values()
+        self.assertEqual(outcome == "removed", not self.engine.things["image"])
+        self.engine.things["image"].clear()
+        self.successResultOf(self.ledger.removed("image", [image, "b:1"]))
+        return outcome
+
+    def test_last_name_of_the_past(self) -> None:
+        """The last name of an image whose job has ended takes it along, unless a rule of its or for all holds it."""
+        rule = "image:sha256:*"
+        kept = "it is the last name of an image that the job did not make"
+        for state in (JobState.REAPING, JobState.FAILED, JobState.GONE):
+            self.assertEqual(self.name_of(state, {}), "removed", state)
+            self.assertEqual(self.name_of(state, {}, keep=(Keep.of(rule),)), kept, state)
+            self.assertEqual(self.name_of(state, {"keep": (rule,)}), kept, state)
+
+    def test_last_name_in_use(self) -> None:
+        """It stays, too, if an open job was given the image."""
+        self.job = self.make_job("first")
+        image = self.record("image", self.engine.add("image", "b:1"), name="")
+        self.successResultOf(self.ledger.set_job(self.job.id, JobState.GONE))
+        self.given("third", image)
+        self.job = self.make_job("second")
+        self.record("image", "b:1", parent=image)
+        kept = "it is the last name of an image that the job did not make"
+        self.assertEqual(self.end(self.job), {"b:1": kept})
+
+    def test_last_name_of_a_failure(self) -> None:
+        """While what a job made is kept, as it failed, so is the last name that another one gave its image."""
+        kept = "it is the last name of an image that the job did not make"
+        self.assertEqual(self.name_of(JobState.FAILED, {}, keep_on_failure=60.0), kept)
+        self.assertEqual(self.name_of(JobState.GONE, {}, keep_on_failure=60.0), "removed")
+
     def test_kept_by_the_setting(self) -> None:
         """Images stay if the operator wants them to."""
         image = self.record("image", self.engine.add("image", "mine:1"))
         self.record("image", "mine:1", parent=image)
         report = self.reap(images=False)
         self.assertEqual(set(self.outcomes(report).values()), {"kept"})
+
+
+class WorkTests(ReapCase):
+    """Images that another job's build or load may just be given."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.image = self.record("image", self.engine.add("image", "mine:1"), name="")
+        self.record("image", "mine:1", parent=self.image)
+        self.other = self.make_job("other")
+
+    def begin(self, job: IJob) -> ImageWork:
+        work = ImageWork(job.id, job.name)
+        Deferred.fromCoroutine(self.works.begin(work))  # it may have to wait
+        return work
+
+    def removed(self, **options: Any) -> bool:
+        """Reap; return whether the image and its name have gone, else both are kept, and nothing is left."""
+        report = self.reap(**options)
+        self.assertTrue(report.complete, report)
+        outcomes = {item.identifier: item.outcome for item in report.items if item.kind == "image"}
+        is_gone = not self.engine.things["image"]
+        self.assertEqual(outcomes, dict.fromkeys(("mine:1", self.image), "removed" if is_gone else "kept"))
+        return is_gone
+
+    def test_goes_on(self) -> None:
+        """After a second they are kept for it, and the job is over."""
+        self.begin(self.other)
+        report = self.reap()
+        reasons = {item.identifier: item.reason for item in report.items if item.outcome == "kept"}
+        self.assertEqual(
+            reasons,
+            {
+                "mine:1": "job other, which builds or loads, may just be given it",
+                self.image: "it still has the name mine:1 (job other builds or loads)",
+            },
+        )
+        self.assertTrue(report.complete)
+        self.assertTrue(1 <= report.seconds < 5, report.seconds)
+
+    def test_without_a_name(self) -> None:
+        """So is an image that has no name."""
+        self.begin(self.other)
+        image = self.record("image", self.engine.add("image"), name="")
+        self.reap()
+        self.assertIn(image, self.engine.things["image"])
+
+    def test_named(self) -> None:
+        """So is one that another job which is ending has named, whose end waits for that build, too."""
+        job, self.job = self.job, self.other
+        self.engine.things["image"][self.image]["RepoTags"].append("theirs:1")
+        self.record("image", "theirs:1", parent=self.image)
+        self.successResultOf(self.ledger.set_job(self.other.id, JobState.REAPING))
+        self.job = job
+        self.begin(self.make_job("third"))
+        report = self.reap()
+        self.assertEqual(self.outcomes(report), {"mine:1": "kept", self.image: "kept"})
+        self.assertIn(
+            "others have named it theirs:1 (job third builds or loads)", {item.reason for item in report.items}
+        )
+
+    def test_begins_meanwhile(self) -> None:
+        """One that begins while an image is being removed waits for that."""
+        removing: Deferred[None] = Deferred()
+        self.engine.answers["DELETE /images/*"] = [removing]
+        reaping = Deferred.fromCoroutine(self.reaper().reap(self.job))
+        beginning = Deferred.fromCoroutine(self.works.begin(ImageWork(self.other.id, self.other.name)))
+        self.assertNoResult(beginning)
+        removing.callback(None)
+        self.successResultOf(beginning)
+        self.successResultOf(reaping)
+
+    def test_ends_in_time(self) -> None:
+        """If it ends before, they go."""
+        self.clock.callLater(0.5, self.works.end, self.begin(self.other))
+        self.assertTrue(self.removed())
+
+    def test_own(self) -> None:
+        """What the job has under way itself, as it ends, keeps nothing."""
+        self.begin(self.job)
+        self.assertEqual(self.reap().seconds, 0.0)
+        self.assertEqual(self.engine.things["image"], {})
+
+    def test_one_of_several(self) -> None:
+        """One of another job's is enough."""
+        self.begin(self.job)
+        self.begin(self.make_job("third"))
+        self.assertFalse(self.removed())
+
+    def test_ended_since_the_look(self) -> None:
+        """If one has ended since somebody looked who needs what, that is looked up anew."""
+        work = self.begin(self.other)
+        self.add("network", "net")
+
+        def ends(*_: object) -> None:  # after the look, before the images' turn
+            job, self.job = self.job, self.other
+            self.record("image", self.image, name="", relation=Relation.USED)
+            self.job = job
+            self.works.end(work)
+
+        self.engine.when_removed = ends
+        self.assertFalse(self.removed())
+        theirs = self.successResultOf(self.ledger.resources(self.other.id))
+        self.assertEqual({each.identifier for each in theirs if each.relation is Relation.MADE}, {"mine:1", self.image})
+
+    def kept_after(self, meanwhile: Callable[[list[str]], object]) -> set[str]:
+        """Have something happen when the first of 20 images has gone; return why those are kept that had no turn yet.
+
+        Each call takes the engine a moment, as 8 of them go on at once.
+        """
+        images = [self.record("image", self.engine.add("image"), name="") for _ in range(20)]
+        request = self.engine.request
+
+        async def slow(method: str, path: str, *more: Any) -> tuple[int, Any]:
+            await deferLater(self.clock, 0.01)
+            return await request(method, path, *more)
+
+        def first_is_gone(_: str, identifier: str) -> None:
+            if identifier == images[0]:
+                meanwhile(images)
+
+        self.patch(self.engine, "request", slow)
+        self.engine.when_removed = first_is_gone
+        report = self.reap()
+        kept = {item.identifier: item.reason for item in report.items if item.outcome == "kept"}
+        self.assertEqual(({*kept}, {*self.engine.things["image"]}), ({*images[8:]}, {*images[8:]}))
+        return {*kept.values()}
+
+    def test_begins_before_its_turn(self) -> None:
+        """Whether an image may be given to one is looked at when it is the image's turn to go."""
+        reasons = self.kept_after(lambda _: self.begin(self.other))
+        self.assertEqual(reasons, {"job other, which builds or loads, may just be given it"})
+
+    def test_ends_before_its_turn(self) -> None:
+        """So is whether one has ended, which may have been given it."""
+
+        def ends(images: list[str]) -> None:
+            job, self.job = self.job, self.other
+            for image in images[8:]:
+                self.record("image", image, name="", relation=Relation.USED)
+            self.job = job
+            self.works.end(self.begin(self.other))
+
+        self.assertEqual(self.kept_after(ends), {"job other uses it"})
+
+    def test_held_for_long(self) -> None:
+        """So long after its end a job's images are held for nobody any more."""
+        self.begin(self.other)
+        self.job = self.successResultOf(self.ledger.set_job(self.job.id, JobState.GONE))
+        self.clock.advance(50)
+        self.assertFalse(self.removed(hold_seconds=51.0))
+        self.clock.advance(1)
+        self.assertTrue(self.removed(hold_seconds=51.0))
+
+    def test_not_reconciled(self) -> None:
+        """If nobody would remove them later, they are left, so that the job's end is tried again."""
+        self.begin(self.other)
+        reaper = self.reaper()
+        reaper.reconciled = False
+        report = self.finish(reaper.reap(self.job))
+        self.assertEqual({*self.outcomes(report).values()}, {"left"})
+
+    def test_reconciler(self) -> None:
+        """What looks again and again waits for nothing: they are kept at once."""
+        work = self.begin(self.other)
+        self.clock.advance(10)
+        again: dict[str, Any] = {"made_before": START + 5}
+        self.assertEqual((self.removed(**again), self.clock.seconds()), (False, START + 10))
+        self.works.end(work)
+        self.assertTrue(self.removed(**again))
+
+    def test_refused(self) -> None:
+        """An image that the engine does not remove is kept if that may be for a build, else it is left."""
+        refusal = (409, {"message": "image is being used"})
+        for begins in (False, True):
+            self.engine.answers["DELETE /images/*"] = [refusal] * 99
+            if begins:  # others may have been kept for it
+                self.clock.callLater(0.5, self.works.end, self.begin(self.other))
+            report = self.reap()
+            self.assertEqual({*self.outcomes(report).values()}, {"kept" if begins else "left"})
+            item = next(each for each in report.items if each.identifier == "mine:1")
+            self.assertEqual(item.reason, "the engine answered 409: image is being used")
 
 
 class PluginTests(ReapCase):

@@ -468,6 +468,86 @@ class HeuristicTests(ReconcileCase):
         self.assertIn("device busy", report.left[0].reason)
 
 
+class ImageTests(ReconcileCase):
+    """Images of jobs that are over, which keep each other."""
+
+    def made_by(self, name: str, parent: str = "") -> str:
+        """Have an image of another job; that is over."""
+        self.job = self.make_job(name)
+        image = self.record("image", self.engine.add("image", "", Parent=parent), name="")
+        self.end()
+        return image
+
+    def chain(self) -> list[str]:
+        """Have images of jobs that are over, each built on the one before; all are old enough to go."""
+        images = [""]
+        for name in ("first", "second", "third"):
+            images.append(self.made_by(name, parent=images[-1]))
+        self.clock.advance(HOUR)
+        return images[1:]
+
+    def test_chain(self) -> None:
+        """Images that jobs have built on one another go in one pass, each reported once, as removed."""
+        images = self.chain()
+        report = self.once()
+        self.assertEqual([(item.identifier, item.outcome) for item in report.items], [(i, "removed") for i in images])
+        self.assertEqual((self.engine.things["image"], self.existing()), ({}, set()))
+        self.assertEqual(self.jobs.told, [("reconciled", "", {"removed": 3})])
+
+    def test_chain_of_a_stranger(self) -> None:
+        """If the last one stays, so do the others, and they are not looked at for ever."""
+        images = self.chain()
+        self.engine.add("image", "strangers:1", Parent=images[-1])
+        self.assertEqual({*self.outcomes(self.once()).values()}, {"kept"})
+        self.assertEqual(self.engine.asked.count("GET /version"), 4)
+
+    def test_chain_that_is_in_use(self) -> None:
+        """What is found when a job is looked at again is what is reported of it."""
+        images = self.chain()
+        container = self.engine.add("container", "strangers", Image=images[1])
+        report = self.once()
+        self.assertEqual(self.outcomes(report), dict(zip(images, ("kept", "left", "removed"), strict=True)))
+        self.assertIn("in use", report.left[0].reason)
+        del self.engine.things["container"][container]
+        self.assertEqual(self.outcomes(self.once()), dict.fromkeys(images[:2], "removed"))
+
+    def test_dry_run(self) -> None:
+        """Of what is only asked each job is asked once."""
+        images = self.chain()
+        outcomes = dict(zip(images, ("kept", "kept", "would remove"), strict=True))
+        self.assertEqual(self.outcomes(self.once(dry_run=True)), outcomes)
+        self.assertEqual(self.engine.asked.count("GET /version"), 4)
+
+    def test_last_name(self) -> None:
+        """An image and its last name, of two jobs that are over, go together, with the image's steps."""
+        step = self.made_by("first")
+        image = self.record("image", self.engine.add("image", "b:1", Parent=step), name="")
+        self.job = self.make_job("second")
+        self.record("image", "b:1", parent=image)
+        self.end()
+        self.clock.advance(HOUR)
+        self.assertEqual(self.outcomes(self.once()), {step: "removed", image: "removed", "b:1": "removed"})
+        self.assertEqual((self.engine.things["image"], self.existing()), ({}, set()))
+
+    def test_told_once(self) -> None:
+        """What became of a job that only labels told of is told once, after all of it was done."""
+        told: list[tuple[str, list[str], bool]] = []
+        reaped = self.jobs.reaped
+
+        async def tell(job: IJob, report: ReapReport, over: bool) -> None:
+            told.append((job.name, [item.outcome for item in report.items], over))
+            await reaped(job, report, over)
+
+        self.jobs.reaped = tell  # type: ignore[method-assign]
+        image = self.made_by("first")
+        self.end("failed")
+        self.made_by("second", parent=image)
+        self.clock.advance(HOUR)
+        self.once()
+        self.assertEqual(told, [("first", ["removed"], True)])
+        self.assertEqual((self.engine.things["image"], self.jobs.jobs()), ({}, []))
+
+
 class TroubleTests(ReconcileCase):
     def test_unhealthy(self) -> None:
         """Without the ledger's own engine nothing is done; it is said once, and once when it is over."""

@@ -51,18 +51,21 @@ from docker_tracker.engine.start import check_start
 from docker_tracker.errors import EngineAnswerError, EngineError, EngineProtocolError, LedgerError, RefusedError
 from docker_tracker.exchange import Answer, Exchange, Outcome, Stage
 from docker_tracker.http1.head import RequestHead, ResponseHead
+from docker_tracker.image_work import ImageWork, ImageWorks
 from docker_tracker.interceptor import Interceptor, NoSettings, Plugin
 from docker_tracker.interfaces import IDaemon, IEngine, IJob, ILedger
 from docker_tracker.records import ALL_IMAGES, PULL, Intent, Reference, Relation, Resource, State
 
 _NOTE: Final = "recorder"
 _BUILDS_NOTE: Final = "recorder's builds"
+_WORK_NOTE: Final = "recorder's image work"
 _GOOD: Final = range(200, 300)
 _BROKEN: Final = range(500, 600)
 _MOST_TASKS: Final = 256  # look-ups after answers; further ones are the watcher's
 _MOST_NEW: Final = 1024  # containers that wait for a look; likewise
 _MOST_TOGETHER: Final = 64  # containers that one look tells of; their IDs stand in its query
 _LOOK_SECONDS: Final = 0.1  # that a new container waits for others to share its look
+_REMOVAL_SECONDS: Final = 2.0  # that a build or a load waits for images to be removed
 # That a build waits for the list of what is there before, and then for single names: it can wait two in all.
 _BEFORE_SECONDS: Final = 0.5
 _MOST_LINES: Final = 1000  # images that one answer in lines may tell of
@@ -74,11 +77,14 @@ _LONGEST_TAG: Final = 512  # characters, with the registry's name
 _COMMIT: Final = "container_commit"  # beside those that answer in lines, the create that makes a new image
 _MOST_CHANGES: Final = 32  # places of a request that are named as changed
 _BUILDS: Final = "grpc"
+_BUILDKIT: Final = "2"  # a version of the classic builder's call that is none of its own
 _TO_THE_ENGINE: Final = ("moby", "image")  # the exporters that make images there
 _NAMES: Final = "name"  # their option for the tags, and what tells of them in the answer (buildkit: exptypes)
 _ANSWERED_NAMES: Final = "image.name"
 _ANSWERED_ID: Final = "containerimage.digest"  # the image's ID, whichever store the engine has
 _IN_PODS: Final = "libpod_container_create"
+# What may be given images that are there, without a word before it has them.
+_WORKS: Final = (*BUILDS, "image_load", "libpod_image_load")
 _IMPORT: Final = "image_create"  # a pull with fromImage
 _LIBPOD_PULL: Final = "libpod_image_pull"
 _TAGS: Final = ("image_tag", "libpod_image_tag")
@@ -102,6 +108,7 @@ class _Course:
     :ivar there: The images that were there, by the first digits of their IDs; None: nobody has asked yet.
     :ivar told: The images that the answer of a build has told of, by the first digits of their IDs.
     :ivar cached: Whether the one that it tells of next was there.
+    :ivar failed: Whether the answer, in lines, told of an error.
     :ivar steps: What it tells of and nobody has looked at yet.
     :ivar went: Whether something was recorded of that.
     :ivar attributes: What is recorded with it.
@@ -118,6 +125,7 @@ class _Course:
     there: Collection[str] | None = None
     told: set[str] = attrs.field(factory=set)
     cached: bool = False
+    failed: bool = False
     steps: list[Reference] = attrs.field(factory=list)
     went: bool = False
     attributes: Mapping[str, str] = attrs.field(factory=dict)
@@ -145,6 +153,7 @@ class Recorder(Interceptor):
     :param engine: For the look-ups.
     :param clock: For delays.
     :param now: Seconds since the epoch.
+    :param works: Is told of classic builds and loads.
     :param owns_pulled: Whether images that the job pulls are its own.
     """
 
@@ -159,6 +168,7 @@ class Recorder(Interceptor):
         engine: IEngine,
         clock: IReactorTime,
         now: Callable[[], float],
+        works: ImageWorks,
         *,
         owns_pulled: bool = False,
     ) -> None:
@@ -168,6 +178,7 @@ class Recorder(Interceptor):
         self._engine = engine
         self._clock = clock
         self._now = now
+        self._works = works
         self._owns_pulled = owns_pulled
         self._tasks: set[Deferred[None]] = set()
         self._stepping: set[Deferred[None]] = set()
@@ -207,6 +218,8 @@ class Recorder(Interceptor):
         if exchange.call.operation.name in _PAGES:
             return await self._page(exchange, head)
         if exchange.call.operation.effect is Effect.CREATE:
+            if exchange.call.operation.name in _WORKS and query.get(exchange.call.query, "version") != _BUILDKIT:
+                await self._begin(exchange)
             course = await self._intend(exchange, None)
             if exchange.call.operation.name in BUILDS and is_podman(course.engine):
                 path, _, parameters = head.target.partition("?")
@@ -270,6 +283,7 @@ class Recorder(Interceptor):
         created = [(kind, familiar(name)) for kind, name in created_by_line(call.operation, document, quiet)]
         if created and len(course.made) < _MOST_LINES:
             self._told(self._ledger.record(course.number, self._lead(exchange, course, created)))
+        course.failed |= isinstance(document.get("error"), str)
         if call.operation.name in BUILDS:
             self._note_steps(exchange, course, document)
 
@@ -315,9 +329,15 @@ class Recorder(Interceptor):
 
     def finished(self, exchange: Exchange, outcome: Outcome) -> None:
         """Settle the intent, or look up what is still missing."""
+        rest = self._finish(exchange, outcome)
+        work: ImageWork | None = exchange.notes.get(_WORK_NOTE)
+        if work is not None:
+            rest.addBoth(lambda _: self._works.end(work))
+
+    def _finish(self, exchange: Exchange, outcome: Outcome) -> Deferred[None]:
         course: _Course | None = exchange.notes.get(_NOTE)
         if course is None or course.settled:
-            return
+            return succeed(None)
         kind = course.intent.kind
         if kind == "container" and course.made:
             self._look_soon(course)
@@ -327,17 +347,18 @@ class Recorder(Interceptor):
             state = State.LOST if left and exchange.sent is not None else State.FAILED
             self._told(self._ledger.settle(course.number, state))
         elif outcome is Outcome.COMPLETED and course.intent.operation in _TAGS:
-            self._later([course], self._look_at_tags(course))
+            return self._later([course], self._look_at_tags(course))
         elif outcome is Outcome.COMPLETED and kind == "image":
-            self._later([course], self._look_at_images(course))
+            return self._later([course], self._look_at_images(course))
         elif outcome is Outcome.COMPLETED and kind == "plugin":
-            self._later([course], self._look_at_plugins(course))
+            return self._later([course], self._look_at_plugins(course))
         elif course.steps:
             losing = self._later([course], self._lose(course))
             self._stepping.add(losing)
-            losing.addBoth(lambda _: self._stepping.discard(losing))
+            return losing.addBoth(lambda _: self._stepping.discard(losing))
         else:
             self._told(self._ledger.settle(course.number, State.LOST))
+        return succeed(None)
 
     async def stop(self) -> None:
         """End what is looked up, and leave its intents to the watcher: a reap that is next waits for none of them.
@@ -354,6 +375,16 @@ class Recorder(Interceptor):
             self._listing.cancel()
         for task in [*self._tasks]:
             task.cancel()
+
+    async def _begin(self, exchange: Exchange) -> None:
+        """Say that a build or a load begins, and wait a moment for images that are being removed.
+
+        A moment is enough: their IDs go first, what takes long are their layers (moby: ``image/store.go``).
+        """
+        work = exchange.notes[_WORK_NOTE] = ImageWork(self._job_id, self._job)
+        beginning = Deferred.fromCoroutine(self._works.begin(work))
+        with suppress(DeferredTimeout):
+            await beginning.addTimeout(_REMOVAL_SECONDS, self._clock)
 
     async def _intend(self, exchange: Exchange, document: Document | None) -> _Course:
         call = exchange.call
@@ -652,6 +683,8 @@ class Recorder(Interceptor):
         images = (await self._images_now()).seen
         for seen in images:
             tags = wanted.intersection(seen.names)
+            if course.failed and seen.identifier not in told:  # those names lead to what they led to before
+                tags &= told
             if tags or seen.identifier in wanted:
                 labelled = seen.labels.get(IMAGE_JOB_ID_LABEL) == self._job_id
                 found.append(course.intent.led_to("image", seen.identifier, labelled=labelled))
@@ -890,7 +923,16 @@ def _who(exchange: Exchange) -> dict[str, str]:
 def make(settings: NoSettings, job: IJob, daemon: IDaemon) -> Recorder:
     """Return the interceptor of a job."""
     owns_pulled = daemon.settings.reap.pulled_images
-    return Recorder(job.id, job.name, daemon.ledger, daemon.engine, daemon.clock, daemon.now, owns_pulled=owns_pulled)
+    return Recorder(
+        job.id,
+        job.name,
+        daemon.ledger,
+        daemon.engine,
+        daemon.clock,
+        daemon.now,
+        daemon.image_work,
+        owns_pulled=owns_pulled,
+    )
 
 
 recorder = Plugin(name="recorder", make=make)

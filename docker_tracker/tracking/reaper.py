@@ -22,13 +22,14 @@ from twisted.logger import Logger
 from docker_tracker.engine.catalogue import RESOURCE_KINDS
 from docker_tracker.engine.inventory import JOB_ID_LABEL, Seen, inspect_path, inspected, uses
 from docker_tracker.errors import EngineAnswerError, EngineError, LedgerError
+from docker_tracker.image_work import ImageWorks
 from docker_tracker.interfaces import IEngine, IJob, ILedger
 from docker_tracker.job import Keep, ReapItem, ReapReport
 from docker_tracker.job_settings import ReapSettings
 from docker_tracker.own_container import OwnContainer
 from docker_tracker.records import Reference, Relation, Resource
 from docker_tracker.tracking.lists import LABELLED, SWARM, Lists, is_inherited
-from docker_tracker.tracking.removal import Fate, Remover, Result, Surroundings, Thing
+from docker_tracker.tracking.removal import Fate, Hold, Remover, Result, Surroundings, Thing
 from docker_tracker.tracking.retention import RETAIN_LABEL, Retention
 from docker_tracker.tracking.sharing import Sharing
 
@@ -52,6 +53,8 @@ class Reaper:
     :param settings: The table [reap].
     :param now: Seconds since the epoch.
     :param look: Looks for what creates led to whose answers were lost (`Watcher.look_now`).
+    :param works: Under way, which keep images from being removed for a while.
+    :param reconciled: Whether somebody removes later what is kept for them.
     :param proc: Where the kernel's process files are: they tell which container we are in.
     """
 
@@ -66,10 +69,13 @@ class Reaper:
         now: Callable[[], float] = time.time,
         *,
         look: Callable[[], Awaitable[None]] | None = None,
+        works: ImageWorks | None = None,
+        reconciled: bool = True,
         proc: Path = Path("/proc"),
     ) -> None:
         self.engine, self.ledger, self.clock = engine, ledger, clock
         self.settings, self.now, self.look = settings, now, look
+        self.works, self.reconciled = works or ImageWorks(), reconciled
         self.own = frozenset(OwnContainer(engine, proc).identifiers())
         self._locks: dict[str, tuple[DeferredLock, int]] = {}
 
@@ -100,8 +106,9 @@ class Reaper:
 
         :param thing: As it was just inspected.
         """
+        settings = self.settings
         remover = Remover(
-            self.engine, self.clock, DeferredSemaphore(1), self.settings.stop_seconds, self.settings.seconds
+            self.engine, self.clock, DeferredSemaphore(1), settings.stop_seconds, settings.seconds, Hold(self.works, "")
         )
         result = await remover.remove(thing, Surroundings(recorded={}, kept=()))
         outcome = "removed" if result.fate is Fate.GONE else "left"
@@ -150,17 +157,29 @@ class _Course:
         self._dry_run = dry_run
         self._made_before = made_before
         self._images = settings.images
-        rules = (*map(Keep.of, settings.keep), *job.request.keep)
-        self._retention = Retention(rules, settings.retain_days * _DAY)
+        self._rules = tuple(map(Keep.of, settings.keep))
+        self._retention = Retention((*self._rules, *job.request.keep), settings.retain_days * _DAY)
         self._calls = DeferredSemaphore(_AT_ONCE)
-        self._remover = Remover(self._engine, self._clock, self._calls, settings.stop_seconds, settings.seconds)
+        self._remover = Remover(
+            self._engine, self._clock, self._calls, settings.stop_seconds, settings.seconds, self._hold()
+        )
         self._items: dict[Reference, ReapItem] = {}
         self._recorded: dict[Reference, Resource] = {}
         self._ending: Collection[str] = ()
         self._containers: set[str] = set()  # the job's own
+        self._works_ended = 0
+        self._shared = False
         self._passes = 0
         self._unsettled = False
         self._lists = Lists(self._engine)
+
+    def _hold(self) -> Hold:
+        reaper, ended = self._reaper, self.job.ended
+        is_over = ended is not None and reaper.now() - ended >= reaper.settings.hold_seconds
+        hold = Hold(reaper.works, self.job.id, is_over=is_over)
+        if self._made_before is not None:  # it comes again
+            return attrs.evolve(hold, seconds=0.0)
+        return hold if reaper.reconciled else attrs.evolve(hold, fate=Fate.LEFT)
 
     def report(self, began: float, seconds: float) -> ReapReport:
         """Return what was done up to now."""
@@ -177,6 +196,7 @@ class _Course:
             passes=self._passes,
             items=tuple(items),
             problem=self.problem,
+            shared=self._shared,
         )
 
     async def run(self) -> None:
@@ -241,6 +261,7 @@ class _Course:
         :raises EngineError: the engine can't say.
         :raises LedgerError: the ledger can't.
         """
+        self._works_ended = self._reaper.works.ended
         self._unsettled = bool(await self._ledger.lost_of(self.job.id))
         if self._unsettled and self._reaper.look is not None:
             await self._reaper.look()
@@ -285,7 +306,8 @@ class _Course:
         if resources and not self._dry_run:
             await self._ledger.gone(resources)
         for reference, item in self._items.items():
-            if reference not in found and item.outcome == "left":
+            # What is kept and not wanted any more has changed hands.
+            if reference not in found and (item.outcome == "left" or (item.outcome == "kept" and reference in wanted)):
                 self._items[reference] = attrs.evolve(item, outcome="removed", reason="")
 
     async def _look_at(self, kind: str, identifier: str, resource: Resource | None, lists: Lists) -> Thing | None:
@@ -358,8 +380,10 @@ class _Course:
                 if thing.reference not in kept:
                     kept[thing.reference] = user.needs
                     news.append(thing)
-        sharing = Sharing(self._ledger, self.job, self._recorded, self._all_images, self._dry_run)
-        kept |= await sharing.kept([thing for thing in things if thing.reference not in kept])
+        sharing = Sharing(self._ledger, self.job, self._recorded, self._all_images, self._rules, self._dry_run)
+        shared = await sharing.kept([thing for thing in things if thing.reference not in kept])
+        self._shared = bool(shared)
+        kept |= shared
         self._ending = sharing.ending
         return kept
 
@@ -421,7 +445,9 @@ class _Course:
 
     async def _remove(self, going: Sequence[Thing], kept: Collection[Reference]) -> set[Fate]:
         """Remove things, one kind after the other; return what became of any."""
-        surroundings = Surroundings(recorded=self._recorded, kept=kept, ending=self._ending)
+        surroundings = Surroundings(
+            recorded=self._recorded, kept=kept, ending=self._ending, works_ended=self._works_ended
+        )
         fates: set[Fate] = set()
         for _, group in groupby(sorted(going, key=_order), _order):
             results = await together(self._remove_one(thing, surroundings) for thing in group)
@@ -435,6 +461,7 @@ class _Course:
         elif result.fate is Fate.GONE:
             self._note(thing, "removed")
         else:
+            self._shared |= result.fate is Fate.KEPT
             self._note(thing, "kept" if result.fate is Fate.KEPT else "left", result.reason)
         if result.fate in (Fate.GONE, Fate.OTHER):
             try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import attrs
@@ -225,8 +225,7 @@ class Reconciler(Worker):
         """Do all of it; return what went wrong on the way, job by job."""
         cutoff = self._now() - self._settings.creation_grace
         wanted = await self._find(dry_run, adopt, items, self._now())
-        turns = DeferredSemaphore(_JOBS_AT_ONCE)
-        reports: list[ReapReport] = await together(self._reap(job, dry_run, cutoff, turns) for job in wanted)
+        reports = await self._reap_all(wanted, dry_run, cutoff)
         for report in reports:
             items += report.items
         items += await self._by_heuristic(cutoff, dry_run)
@@ -363,16 +362,50 @@ class Reconciler(Worker):
         )
         return job
 
+    async def _reap_all(self, jobs: Sequence[IJob], dry_run: bool, cutoff: float) -> list[ReapReport]:
+        """Reap jobs side by side; again, if the image that one of them keeps may have stood under one that went."""
+        reports: dict[str, ReapReport] = {}
+        turns = DeferredSemaphore(_JOBS_AT_ONCE)
+        again = jobs
+        while again:
+            latest: list[ReapReport] = await together(self._reap(job, dry_run, cutoff, turns) for job in again)
+            for report in latest:
+                earlier = reports.get(report.job_id)
+                reports[report.job_id] = report if earlier is None else await self._joined(earlier, report)
+            went = any(item.kind == "image" and item.outcome == "removed" for each in latest for item in each.items)
+            again = [job for job, report in zip(again, latest, strict=True) if went and report.shared]
+        if not dry_run:
+            for job in jobs:
+                await self._tell_of(job, reports[job.id])
+        return [*reports.values()]
+
     async def _reap(self, job: IJob, dry_run: bool, cutoff: float, turns: DeferredSemaphore) -> ReapReport:
         async with turns:
-            report = await self._reaper.reap(job, dry_run=dry_run, made_before=cutoff)
-        if not dry_run and job.state is JobState.FAILED:
+            return await self._reaper.reap(job, dry_run=dry_run, made_before=cutoff)
+
+    async def _joined(self, earlier: ReapReport, later: ReapReport) -> ReapReport:
+        """Return what two reaps of a job did, one after the other."""
+        there = {(each.kind, each.identifier) for each in await self._ledger.resources(later.job_id)}
+        items = {(item.kind, item.identifier): item for item in earlier.items}
+        for reference, item in items.items():
+            if item.outcome in ("kept", "left") and reference not in there:  # with its last name, which was another's
+                items[reference] = attrs.evolve(item, outcome="removed", reason="")
+        items |= {(item.kind, item.identifier): item for item in later.items}
+        return attrs.evolve(
+            later,
+            began=earlier.began,
+            seconds=earlier.seconds + later.seconds,
+            passes=earlier.passes + later.passes,
+            items=tuple(items.values()),
+        )
+
+    async def _tell_of(self, job: IJob, report: ReapReport) -> None:
+        if job.state is JobState.FAILED:
             made = [each for each in await self._ledger.resources(job.id) if each.relation is Relation.MADE]
             over = report.complete and all(
                 each.identifier in {item.identifier for item in report.items} for each in made
             )
             await self._jobs.reaped(job, report, over)
-        return report
 
     def _within(self, work: Any) -> Deferred[Any]:
         """Bound a call: a wedged engine must not stop us for ever."""

@@ -25,6 +25,7 @@ from docker_tracker.engine.inventory import (
     volumes_of,
 )
 from docker_tracker.errors import EngineError
+from docker_tracker.image_work import ImageWork, ImageWorks
 from docker_tracker.interfaces import IEngine
 from docker_tracker.records import Reference, Relation, Resource
 
@@ -34,8 +35,10 @@ _UNAVAILABLE: Final = 503
 _SHOWN: Final = 300  # characters of an engine's message
 _FIRST_POLL: Final = 0.05
 _LAST_POLL: Final = 1.0
+_WORK_SECONDS: Final = 1.0  # that a job's end waits for other jobs' builds and loads
 _TASK_SECONDS: Final = 60.0  # that a swarm gets to remove the tasks of a service that is gone
 _SERVICE_LABEL: Final = "com.docker.swarm.service.id"
+_ALONE: Final = {"noprune": "1"}  # not its parents, which are looked at one by one: the engine takes all without a name
 _RYUK: Final = "org.testcontainers.ryuk"  # the label of testcontainers' own reaper (moby-ryuk: linux/Dockerfile)
 _MOST_SHARE: Final = 0.5  # of the time for all that one container may take to end
 
@@ -122,11 +125,13 @@ class Surroundings:
     :ivar recorded: What the ledger has of the job, by kind and ID.
     :ivar kept: What stays.
     :ivar ending: Images of other jobs that are ending, too.
+    :ivar works_ended: How many builds and loads had ended before anybody looked who needs what.
     """
 
     recorded: Mapping[Reference, Resource]
     kept: Collection[Reference]
     ending: Collection[str] = ()
+    works_ended: int = 0
 
     def made(self, kind: str, identifier: str) -> bool:
         """Whether the job made it."""
@@ -139,6 +144,39 @@ class Surroundings:
         return found is not None and found.relation is Relation.USED
 
 
+@attrs.frozen
+class Hold:
+    """Keeps a job's images from going while another job may just be given them.
+
+    :ivar works: That may be given images.
+    :ivar job_id: Of the job whose images go.
+    :ivar seconds: For which such work is waited for.
+    :ivar fate: Of an image for which that was too short.
+    :ivar is_over: Whether nothing is held any more.
+    """
+
+    works: ImageWorks
+    job_id: str
+    seconds: float = _WORK_SECONDS
+    fate: Fate = Fate.KEPT
+    is_over: bool = False
+
+    def work(self) -> ImageWork | None:
+        """Return some work of another job that holds images; None: there is none."""
+        return None if self.is_over else next(iter(self.works.beside(self.job_id)), None)
+
+    def reason(self, ended: int) -> str:
+        """Return why nothing is to go now; the empty string: it may.
+
+        :param ended: How many works had ended when it was looked up who uses what.
+        """
+        work = self.work()
+        if work is not None:
+            return f"job {work.job}, which builds or loads, may just be given it"
+        is_news = self.works.ended != ended and not self.is_over
+        return "a build or a load that has just ended may have been given it" if is_news else ""
+
+
 class Remover:
     """Removes things.
 
@@ -147,16 +185,25 @@ class Remover:
     :param calls: Bounds the calls at a time.
     :param stop_seconds: For containers that have no stop time-out.
     :param most_seconds: For all.
+    :param hold: Keeps images from going.
     """
 
     def __init__(
-        self, engine: IEngine, clock: IReactorTime, calls: DeferredSemaphore, stop_seconds: float, most_seconds: float
+        self,
+        engine: IEngine,
+        clock: IReactorTime,
+        calls: DeferredSemaphore,
+        stop_seconds: float,
+        most_seconds: float,
+        hold: Hold,
     ) -> None:
         self._engine = engine
         self._clock = clock
         self._calls = calls
         self._stop_seconds = stop_seconds
         self._most_seconds = most_seconds * _MOST_SHARE
+        self._hold = hold
+        self._held_since: dict[str, float] = {}
         self._tasks: dict[str, float] = {}
         self._ways: dict[str, Callable[[Thing, Surroundings], Awaitable[Result]]] = {
             "container": self._container,
@@ -309,9 +356,9 @@ class Remover:
         if thing.is_image_id:
             others = sorted(name for name in names if not surroundings.made("image", name))
             if others:  # of late, or of jobs that are ending: see `docker_tracker.tracking.sharing`
-                return Result(Fate.LEFT, f"others have named it {', '.join(others[:5])}")
+                return self._left(thing, f"others have named it {', '.join(others[:5])}")
             if names:
-                return Result(Fate.LEFT, f"it still has the name {min(names)}")
+                return self._left(thing, f"it still has the name {min(names)}")
         else:
             parent = thing.resource.parent if thing.resource else ""
             if parent and image.identifier != parent:
@@ -319,8 +366,30 @@ class Remover:
             ours = image.identifier in surroundings.ending or surroundings.made("image", image.identifier)
             if not ours and not other_names(image, thing.identifier):
                 return Result(Fate.KEPT, "it is the last name of an image that the job did not make")
-        # Its parents are looked at one by one: the engine would remove whatever has no name.
-        return await self._delete(thing, {"noprune": "1"})
+        async with self._calls:
+            # Of a tag, too: it is the last one once the others are gone, which may be under way.
+            reason = self._hold.reason(surroundings.works_ended)
+            if reason:
+                return self._held(thing, reason)
+            with self._hold.works.removal():
+                result = await self._delete_now(thing, _ALONE)
+        return self._left(thing, result.reason) if result.fate is Fate.LEFT else result
+
+    def _left(self, thing: Thing, reason: str) -> Result:
+        """Say that an image could not be removed.
+
+        That may be for a build, as nothing tells what its step is made of, or for what was kept for one.
+        """
+        work = self._hold.work()
+        if work is not None:
+            return self._held(thing, f"{reason} (job {work.job} builds or loads)")
+        return self._held(thing, reason) if self._held_since else Result(Fate.LEFT, reason)
+
+    def _held(self, thing: Thing, reason: str) -> Result:
+        """Wait, but not long."""
+        since = self._held_since.setdefault(thing.identifier, self._clock.seconds())
+        is_early = self._clock.seconds() - since < self._hold.seconds
+        return Result(Fate.WAITING if is_early else self._hold.fate, reason)
 
     async def _inspect(self, thing: Thing) -> Mapping[str, Any] | None:
         status, answer = await self._call("GET", inspect_path(thing.kind, thing.identifier))
@@ -331,7 +400,11 @@ class Remover:
         return answer
 
     async def _delete(self, thing: Thing, parameters: Mapping[str, str] | None = None) -> Result:
-        status, answer = await self._call("DELETE", remove_path(thing.kind, thing.identifier), parameters)
+        async with self._calls:
+            return await self._delete_now(thing, parameters)
+
+    async def _delete_now(self, thing: Thing, parameters: Mapping[str, str] | None = None) -> Result:
+        status, answer = await self._engine.request("DELETE", remove_path(thing.kind, thing.identifier), parameters)
         if status in _GOOD or status == _NOT_FOUND:
             return GONE
         return Result(Fate.LEFT, f"the engine answered {status}: {_message(answer)}")

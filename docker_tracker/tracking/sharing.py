@@ -1,4 +1,4 @@
-"""Whose an image is that others have named or built on: theirs from when the job ends that made it. Layer: tracking."""
+"""Whose an image is that others have named, got or built on: theirs from when its job ends. Layer: tracking."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 from docker_tracker.engine.inventory import Seen
 from docker_tracker.interfaces import IJob, ILedger
-from docker_tracker.job import JobState
+from docker_tracker.job import JobState, Keep
 from docker_tracker.records import Reference, Relation, Resource
 from docker_tracker.tracking.removal import Thing, other_names
 
@@ -15,12 +15,13 @@ _MOST_NAMES: Final = 5  # of an image, that a report tells
 
 
 class Sharing:
-    """Finds images of a job that others have named or built on, and names of its that are another job's image's last.
+    """Finds images of a job that others need, and names of its that are another job's image's last.
 
     Such a thing goes over to the other job, if that is open: with it the image goes in the end.
 
     :param recorded: What the ledger has of the job, by kind and ID.
     :param images: Lists all that the engine has.
+    :param rules: What the configuration keeps, whoever made it.
     :param dry_run: Whether nothing is to change hands.
     """
 
@@ -30,13 +31,16 @@ class Sharing:
         job: IJob,
         recorded: Mapping[Reference, Resource],
         images: Callable[[], Awaitable[Sequence[Seen]]],
+        rules: Sequence[Keep],
         dry_run: bool,
     ) -> None:
         self._ledger, self._job, self._recorded, self._dry_run = ledger, job, recorded, dry_run
-        self._images = images
+        self._images, self._rules = images, rules
         self._built: dict[str, list[Seen]] | None = None
         self._makers: dict[str, IJob] | None = None
-        #: Images that another job made which is ending, too: with their last name they may go.
+        self._users: dict[str, list[IJob]] = {}
+        self._past: dict[str, str] = {}
+        #: Images that another job made which has ended, or is ending: with their last name they may go.
         self.ending: set[str] = set()
 
     async def kept(self, things: Sequence[Thing]) -> dict[Reference, str]:
@@ -49,6 +53,11 @@ class Sharing:
         found: dict[Reference, str] = {}
         images = {thing.reference: thing for thing in things if thing.kind == "image"}
         for image in images.values():
+            if image.reference not in found:
+                found |= await self._in_use(image, images)
+        for image in images.values():
+            if image.reference in found:
+                continue
             if image.is_image_id:
                 names = sorted(name for name in image.seen.names if "@" not in name and not self._made(name))
                 built = (
@@ -64,9 +73,27 @@ class Sharing:
                 maker = (await self._others()).get(image.seen.identifier)
                 if maker is not None and await self._hand_over([image], maker):
                     found[image.reference] = f"it is the last name of an image of job {maker.name}"
-                elif maker is not None:
+                elif await self._may_go(image.seen.identifier, maker):
                     self.ending.add(image.seen.identifier)
         return found
+
+    async def _in_use(self, image: Thing, images: Mapping[Reference, Thing]) -> dict[Reference, str]:
+        """Return why an image stays that another job asked for and was given, with its names and steps.
+
+        A build that the engine's cache had, the archive that both loaded: it was there, so that job did not make it.
+        """
+        await self._others()
+        if not (users := self._users.get(image.identifier)):
+            return {}
+        whole = images.get(("image", image.seen.identifier))
+        steps = {image: ""} if whole is None else _with_steps(whole, images)
+        tags = [each for each in images.values() if whole is not None and each.seen.identifier == whole.identifier]
+        for user in users:
+            if await self._hand_over([*dict.fromkeys((*tags, *steps))], user):
+                reason = f"job {user.name} uses it"
+                needed = {step.reference: needed or reason for step, needed in steps.items()}
+                return needed | {tag.reference: reason for tag in tags}
+        return {}
 
     async def _claimed(self, names: Sequence[str], steps: Mapping[Thing, str]) -> str:
         """Return why an image stays; the empty string: those who have named it are ending, too."""
@@ -118,15 +145,34 @@ class Sharing:
             self._made(image.identifier) or other_names(image, tag.identifier)
         )
 
+    async def _may_go(self, image: str, maker: IJob | None) -> bool:
+        """Whether a job that is ending, or gone, made an image, and nothing keeps it but its last name.
+
+        No rule, no failure, and of one that is gone no open job.
+
+        :param maker: If the job is not gone.
+        """
+        past = [self._past[image]] if image in self._past and image not in self._users else []
+        makers = await self._ledger.some_jobs(past) if maker is None else [maker]
+        rules = (*self._rules, *(rule for job in makers for rule in job.request.keep))
+        waits = any(job.state is JobState.FAILED and job.request.keep_on_failure for job in makers)
+        return bool(makers) and not waits and not any(rule.holds("image", image) for rule in rules)
+
     async def _others(self) -> Mapping[str, IJob]:
-        """Return the jobs, this one and those that are gone apart, that made images, by the images' IDs and names."""
+        """Return the jobs, this one and those that are gone apart, that made images, by the images' IDs and names.
+
+        By the way find those that are open and were given images that were there, and the makers that are gone.
+        """
         if self._makers is None:
             jobs = {job.id: job for job in await self._ledger.jobs() if job.id != self._job.id}
-            self._makers = {
-                each.identifier: jobs[each.job_id]
-                for each in await self._ledger.resources(None, "image")
-                if each.relation is Relation.MADE and each.job_id in jobs
-            }
+            images = await self._ledger.resources(None, "image")
+            made = [each for each in images if each.relation is Relation.MADE and each.job_id != self._job.id]
+            self._makers = {each.identifier: jobs[each.job_id] for each in made if each.job_id in jobs}
+            self._past = {each.identifier: each.job_id for each in made if each.job_id not in jobs}
+            for each in images:
+                user = jobs.get(each.job_id)
+                if each.relation is Relation.USED and user is not None and user.state is JobState.OPEN:
+                    self._users.setdefault(each.identifier, []).append(user)
         return self._makers
 
 

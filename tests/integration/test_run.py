@@ -383,7 +383,7 @@ class DaemonTests(RunCase):
         done = self.run_to_end("--job=failing", f"--keep-on-failure={seconds}", "--", "sh", "-c", f"{LEAK}; exit 1")
         self.assertEqual(done.returncode, 1)
         self.assertIn("1 kept", done.stderr)
-        self.assertEqual(self.status(), "paused")
+        self.assertEqual(self.status(), "paused", done.stderr)
         lines = done.stderr.splitlines()
         (look,) = [line.partition("; look inside: ")[2] for line in lines if "look inside" in line]
         return look, lines[-1].rpartition("to try now: docker-tracker ")[2]

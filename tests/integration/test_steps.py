@@ -1,17 +1,23 @@
-"""What classic builds go through is their job's, also where the engine leaves it: after a failure, or as it is told."""
+"""What classic builds go through is their job's, also where the engine leaves it: after a failure, or as it is told.
+
+What the engine gives two jobs, as it is there, is the other one's when one ends, and goes at the end of both.
+"""
 
 from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 import socket
 import tarfile
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.integration.test_reconciler import ON_DEMAND
 from tests.support.daemon import Daemon
 from tests.support.dockerd import IMAGE
 from tests.support.engine import docker, engine_address
@@ -34,6 +40,9 @@ class StepTests(SynchronousTestCase):
         self.mark = f"steps{uuid.uuid4().hex[:8]}"
         self.daemon = Daemon(f"--engine={engine_address()}", "--interceptors=labels,recorder")
         self.addCleanup(self.daemon.discard)
+        file = self.daemon.directory / "docker-tracker.toml"
+        file.write_text(ON_DEMAND)
+        self.daemon.command.append(f"--config={file}")
         self.control = self.daemon.serve().control_path
         self.before = self.things()
         self.addCleanup(self.sweep)
@@ -42,8 +51,9 @@ class StepTests(SynchronousTestCase):
         # Of its own, so that no cache has the steps; an image that is there and has no name is none of the job's.
         self.begin = f"FROM {IMAGE}\nENV A={self.mark}\nVOLUME /anonymous\n"
 
-    def begin_job(self) -> None:
-        self.call("POST", "/jobs", {"name": "job"})
+    def begin_job(self, name: str = "job") -> str:
+        """Start a job. :returns: its socket."""
+        return str(self.call("POST", "/jobs", {"name": name})["socket"])
 
     def beside(self, *arguments: str) -> str:
         return docker(*arguments, address=engine_address()).stdout.decode().strip()
@@ -72,13 +82,13 @@ class StepTests(SynchronousTestCase):
         """Build within the job. :returns: the answer."""
         return docker_build(self.socket, self.begin + steps, options)
 
-    def end(self) -> dict[str, Any]:
-        ended: dict[str, Any] = self.call("POST", "/jobs/job/end?wait=1")
+    def end(self, name: str = "job") -> dict[str, Any]:
+        ended: dict[str, Any] = self.call("POST", f"/jobs/{name}/end?wait=1")
         return ended
 
-    def assert_gone(self) -> None:
-        """End the job: nothing is left."""
-        ended = self.end()
+    def assert_gone(self, name: str = "job") -> None:
+        """End a job: nothing is left."""
+        ended = self.end(name)
         self.assertEqual((ended["state"], self.new()), ("gone", []), ended)
 
     def test_failed(self) -> None:
@@ -103,8 +113,15 @@ class StepTests(SynchronousTestCase):
 
     def test_given_up(self) -> None:
         """So does what is left of a build whose client leaves, or whose job ends, in the middle."""
+        self.assert_given_up(lambda first: self.until(f"RUN echo {first}\nRUN echo begun; sleep 600\n"))
+
+    def assert_given_up(self, begin: Callable[[str], socket.socket]) -> None:
+        """Give up a build in both ways: nothing is left.
+
+        :param begin: Begins one whose first step has a given word in it, and returns when the second one sleeps.
+        """
         for leaves in (True, False):
-            client = self.until(f"RUN echo {leaves}\nRUN echo begun; sleep 600\n")
+            client = begin(str(leaves))
             if leaves:
                 client.close()
                 self.daemon.wait_for(lambda: not self.running())
@@ -114,17 +131,61 @@ class StepTests(SynchronousTestCase):
 
     def test_used_by_another_job(self) -> None:
         """A step that the engine's cache gave to another job's build is that job's then, and goes with it."""
-        other = self.call("POST", "/jobs", {"name": "other"})
+        other = self.begin_job("other")
         self.build("RUN true\nRUN echo job\n", "rm=1")
-        docker_build(other["socket"], f"{self.begin}RUN true\nRUN echo other\n", f"rm=1&t={self.mark}")
+        docker_build(other, f"{self.begin}RUN true\nRUN echo other\n", f"rm=1&t={self.mark}")
         ended = self.end()
         items = [(item["kind"], item["outcome"], item["reason"]) for item in ended["report"]["items"]]
         self.assertEqual(ended["state"], "gone", items)
         self.assertEqual(items.count(("image", "kept", "job other has built on it")), 1, items)
         self.assertEqual({outcome for _, outcome, _ in items}, {"kept", "removed"})
         self.assertIn(self.mark, self.beside("images", "--format={{.Repository}}").split())
-        ended = self.call("POST", "/jobs/other/end?wait=1")
-        self.assertEqual((ended["state"], self.new()), ("gone", []), ended)
+        self.assert_gone("other")
+
+    def test_being_used_by_another_job(self) -> None:
+        """While another job's build is at work on a step of the job's, all is kept for it, and goes later."""
+        other = self.begin_job("other")
+        self.build("RUN true\nRUN echo job\n", "rm=1")
+        client = self.until("RUN true\nRUN echo begun; until [ -e /go ]; do sleep 0.1; done\n", other)
+        ended = self.end()
+        items = [(item["outcome"], item["reason"]) for item in ended["report"]["items"]]
+        self.assertEqual(ended["state"], "gone", items)
+        self.assertEqual({*items}, {("kept", "job other, which builds or loads, may just be given it")})
+        self.beside("exec", self.running(), "touch", "/go")
+        seen = b""
+        while not seen.endswith(b"0\r\n\r\n"):
+            seen += client.recv(65536) or self.fail(seen)
+        self.assertIn(b"Successfully built", seen)
+        self.assertEqual(self.end("other")["state"], "gone")
+        self.call("POST", "/reconcile")
+        self.assertEqual(self.new(), [])
+
+    def test_all_from_the_cache(self) -> None:
+        """What another job's build got whole from the engine's cache is there after the job's end, and goes with it."""
+        other = self.begin_job("other")
+        self.build("RUN true\n", "rm=1")
+        built = re.search("Successfully built (.*)", docker_build(other, f"{self.begin}RUN true\n", "rm=1"))
+        assert built is not None
+        ended = self.end()
+        reasons = [item["reason"] for item in ended["report"]["items"]]
+        self.assertEqual((ended["state"], "job other uses it" in reasons), ("gone", True), ended)
+        docker("create", built[1], "true", address=f"unix://{other}")
+        self.assertIn("container", self.new())
+        self.assert_gone("other")
+
+    def test_loaded_by_another_job(self) -> None:
+        """So are the image and the name of an archive that both have loaded."""
+        name = f"{self.mark}:loaded"
+        docker("import", "-", name, address=engine_address(), data=context(self.mark))  # of nobody's
+        archive = docker("save", name, address=engine_address()).stdout
+        self.beside("rmi", name)
+        self.assertEqual(self.new(), [])
+        for path in (self.socket, self.begin_job("other")):
+            docker("load", address=f"unix://{path}", data=archive)
+        self.assertEqual(self.end()["state"], "gone")
+        self.assertEqual(self.new(), ["image"])
+        self.beside("image", "inspect", name)
+        self.assert_gone("other")
 
     def test_used_by_a_stranger(self) -> None:
         """One that it gave to a stranger's build stays as long as what that made, and is reported; the job is gone."""
@@ -160,18 +221,26 @@ class StepTests(SynchronousTestCase):
         self.end()
         self.assertEqual(self.things(), before)
 
-    def until(self, steps: str) -> socket.socket:
-        """Begin a build, and return its connection when a step has said that it begins."""
-        client = socket.socket(socket.AF_UNIX)
-        self.addCleanup(client.close)
-        client.settimeout(60)
-        client.connect(self.socket)
-        body = context(self.begin + steps)
-        head = f"POST /build?rm=1 HTTP/1.1\r\nHost: d\r\nContent-Type: application/x-tar\r\nContent-Length: {len(body)}"
-        client.sendall(f"{head}\r\n\r\n".encode() + body)
+    def until(self, steps: str, path: str = "") -> socket.socket:
+        """Begin a build, and return its connection when a step has said that it begins.
+
+        :param path: Of the socket of another job than the first one.
+        """
+        client = self.begin_build(steps, "rm=1", path)
         seen = b""
         while b'{"stream":"begun' not in seen:
             seen += client.recv(65536)
+        return client
+
+    def begin_build(self, steps: str, options: str, path: str = "") -> socket.socket:
+        """Begin a build, and return its connection."""
+        client = socket.socket(socket.AF_UNIX)
+        self.addCleanup(client.close)
+        client.settimeout(60)
+        client.connect(path or self.socket)
+        body = context(self.begin + steps)
+        fields = f"Host: d\r\nContent-Type: application/x-tar\r\nContent-Length: {len(body)}"
+        client.sendall(f"POST /build?{options} HTTP/1.1\r\n{fields}\r\n\r\n".encode() + body)
         return client
 
     def running(self) -> str:
