@@ -6,7 +6,7 @@ import enum
 import os
 import socket
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 
@@ -118,6 +118,16 @@ class Edit:
     changes: tuple[Change, ...]
 
 
+class Summary(Protocol):
+    """What a client gets in place of an answer in lines, once that is whole."""
+
+    def line(self, line: bytes, document: Document) -> None:
+        """Take a line, without its end, and what it says."""
+
+    def end(self) -> bytes:
+        """Return the body of the answer."""
+
+
 @attrs.define(eq=False)
 class Exchange:
     """One request and its response, as far as they have come.
@@ -135,6 +145,7 @@ class Exchange:
     :ivar answered_by: The interceptor that answered or refused, or "proxy"; "" if none did.
     :ivar answer: What it answered.
     :ivar bytes_from_client, bytes_to_client: As they crossed the client's connection.
+    :ivar summary: Set by an interceptor before the request goes out: what the client gets of a good answer in lines.
     :ivar notes: For interceptors to keep their own state in, by their name.
     """
 
@@ -151,6 +162,7 @@ class Exchange:
     response: ResponseHead | None = None
     answered_by: str = ""
     answer: Answer | None = None
+    summary: Summary | None = None
     bytes_from_client: int = 0
     bytes_to_client: int = 0
     notes: dict[str, Any] = attrs.field(factory=dict)

@@ -71,6 +71,8 @@ class StepTests(SynchronousTestCase):
             ({"stream": f" ---> Running in {start}\n"}, [("container", start)]),
             ({"stream": f" ---> {start}\n"}, [("image", start)]),
             ({"stream": f"--> {start}\n"}, [("image", start)]),  # Buildah's
+            ({"stream": f"--> {HEX[:11]}\n"}, [("image", HEX[:11])]),  # in Podman 4
+            ({"stream": f"--> {HEX[:10]}\n"}, []),
             ({"stream": " ---> Using cache\n"}, [("cache", "")]),
             ({"stream": f"--> Using cache {HEX}\n"}, [("cache", "")]),
             (

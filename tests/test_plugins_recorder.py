@@ -596,6 +596,15 @@ class StepTests(RecorderCase):
         (row,) = [row for row in self.recorded() if row.kind == "container"]
         self.assertEqual((row.name, row.attributes["request"]), ("its_name", "POST /build"))
 
+    def test_eleven_digits(self) -> None:
+        """Podman 4 tells eleven digits of an image's ID: enough to look at it, or to know that it was there."""
+        self.engine.answers[f"/images/{STEP[7:18]}/json"] = self.step
+        before = len(self.engine.asked)
+        self.tell({"stream": f"--> {BASE[7:18]}\n"}, {"stream": f"--> {STEP[7:18]}\n"}, RUNNING)
+        self.assertEqual(self.shown()[1], ("image", STEP, "made"))
+        self.assertEqual([kind for kind, *_ in self.shown()], ["container", "image", "volume"])
+        self.assertNotIn(BASE[7:18], str(self.engine.asked[before:]))
+
     def test_from_nothing(self) -> None:
         """So is that of a step without an image."""
         self.container["Image"] = ""
@@ -810,12 +819,12 @@ class ImageTests(RecorderCase):
         self.assertEqual(self.shown(), [("image", IMAGE, "made")])
 
     def test_quiet_build(self) -> None:
-        """A quiet build tells its ID as output; a step of another one that prints an ID is not believed."""
+        """By an old API a quiet build tells its ID as output; a step of another one that prints one is not believed."""
         line = {"stream": f"{IMAGE}\n"}
         after: list[tuple[str, list[str]]] = [(IMAGE, [])]
         self.lines("/build", line, before=after, after=after)
         self.assertEqual(self.shown(), [])
-        self.lines("/build?q=1", line, after=after)
+        self.lines("/v1.24/build?q=1", line, after=after)
         self.assertEqual(self.shown(), [("image", IMAGE, "made")])
 
     def test_failed(self) -> None:

@@ -22,7 +22,9 @@ _BARE = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _DIGEST = r"(sha256:[0-9a-f]{64})"
 _ID = re.compile(_DIGEST + r"\n?")
 _LOADED = re.compile(r"Loaded image(?:: (\S+)| ID: " + _DIGEST + r")\n?")
-_STEP = re.compile(r"(?: -)?--> (?:(Running in )?([0-9a-f]{12})|(Using cache).*)")
+_STEP = re.compile(r"(?: -)?--> (?:(Running in )?([0-9a-f]{11,12})|(Using cache).*)")
+STEP_DIGITS: Final = 11
+"""Of an ID, that every engine tells of a step: Podman 4 does not tell twelve."""
 _PULLED = re.compile(r"Status: Downloaded newer image for (\S+)\n?")
 
 
@@ -36,7 +38,7 @@ def created_by_line(operation: Operation, document: Document, quiet: bool = Fals
     if operation.name.startswith("libpod_") and operation.name != "libpod_image_build":
         return [("image", name) for name in _by_podman(document)]
     if operation.name in BUILDS:
-        identifier = _matched(_ID, document.get("aux", "ID"))
+        identifier = built(document)
         if identifier is None and quiet:
             identifier = _matched(_ID, document.get("stream"))
     elif operation.name == "image_load":
@@ -47,8 +49,13 @@ def created_by_line(operation: Operation, document: Document, quiet: bool = Fals
     return () if identifier is None else (("image", identifier),)
 
 
+def built(document: Document) -> str | None:
+    """Return the ID of the image that a line says a build made; None: it says nothing of that."""
+    return _matched(_ID, document.get("aux", "ID"))
+
+
 def steps_of_line(document: Document) -> list[tuple[str, str]]:
-    """Return what a line of a build's answer may say of its steps: (kind, first 12 digits of an ID).
+    """Return what a line of a build's answer may say of its steps: (kind, first digits of an ID).
 
     Only what is looked at may be believed: what a step writes stands in the same place, and can look the same. The
     kind "cache" has no ID: the image that comes next was there.

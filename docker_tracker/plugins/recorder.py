@@ -25,6 +25,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from docker_tracker.builds import BuildOutcome, BuildRequest, BuildStep
+from docker_tracker.config import MIB
 from docker_tracker.engine import query
 from docker_tracker.engine.document import Document
 from docker_tracker.engine.identity import is_podman
@@ -43,9 +44,10 @@ from docker_tracker.engine.inventory import (
     nameless_ancestors,
     volumes_of,
 )
-from docker_tracker.engine.lines import BUILDS, created_by_line, steps_of_line
+from docker_tracker.engine.lines import BUILDS, STEP_DIGITS, created_by_line, steps_of_line
 from docker_tracker.engine.naming import named_by, removed_by_answer
 from docker_tracker.engine.operation import Call, Effect, Operation, RequestBody, ResponseBody
+from docker_tracker.engine.quiet_build import PodmansQuietBuild, QuietBuild, tells_id
 from docker_tracker.engine.reference import familiar
 from docker_tracker.engine.start import check_start
 from docker_tracker.errors import EngineAnswerError, EngineError, EngineProtocolError, LedgerError, RefusedError
@@ -77,6 +79,7 @@ _LONGEST_TAG: Final = 512  # characters, with the registry's name
 _COMMIT: Final = "container_commit"  # beside those that answer in lines, the create that makes a new image
 _MOST_CHANGES: Final = 32  # places of a request that are named as changed
 _BUILDS: Final = "grpc"
+_BUILD: Final = "image_build"
 _BUILDKIT: Final = "2"  # a version of the classic builder's call that is none of its own
 _TO_THE_ENGINE: Final = ("moby", "image")  # the exporters that make images there
 _NAMES: Final = "name"  # their option for the tags, and what tells of them in the answer (buildkit: exptypes)
@@ -155,6 +158,7 @@ class Recorder(Interceptor):
     :param now: Seconds since the epoch.
     :param works: Is told of classic builds and loads.
     :param owns_pulled: Whether images that the job pulls are its own.
+    :param quiet_bytes: That are kept of what a quiet build says, for if it fails.
     """
 
     fail_closed = True
@@ -171,6 +175,7 @@ class Recorder(Interceptor):
         works: ImageWorks,
         *,
         owns_pulled: bool = False,
+        quiet_bytes: int = 4 * MIB,
     ) -> None:
         self._job_id = job_id
         self._job = job
@@ -180,6 +185,7 @@ class Recorder(Interceptor):
         self._now = now
         self._works = works
         self._owns_pulled = owns_pulled
+        self._quiet_bytes = quiet_bytes
         self._tasks: set[Deferred[None]] = set()
         self._stepping: set[Deferred[None]] = set()
         self._new: list[_Course] = []
@@ -214,6 +220,7 @@ class Recorder(Interceptor):
 
         Podman's own containers for the steps of builds are on no list, and those of builds that fail stay, in the way
         of the images: it is told to remove them, as its command line does (podman: ``cmd/podman/common/build.go``).
+        A quiet build would not tell of its steps: it is made to, and its client gets what a quiet one answers.
         """
         if exchange.call.operation.name in _PAGES:
             return await self._page(exchange, head)
@@ -221,12 +228,20 @@ class Recorder(Interceptor):
             if exchange.call.operation.name in _WORKS and query.get(exchange.call.query, "version") != _BUILDKIT:
                 await self._begin(exchange)
             course = await self._intend(exchange, None)
-            if exchange.call.operation.name in BUILDS and is_podman(course.engine):
-                path, _, parameters = head.target.partition("?")
-                return head.with_target(f"{path}?{query.replace(parameters, 'forcerm', '1')}")
+            if exchange.call.operation.name in BUILDS:
+                return self._outspoken(exchange, head, is_podman(course.engine))
         else:
             await self._looked()
         return None
+
+    def _outspoken(self, exchange: Exchange, head: RequestHead, podman: bool) -> RequestHead | None:
+        """Return the head of a build that is not quiet and leaves none of Podman's containers; None: it is the same."""
+        changed = _with_parameter(head, "forcerm", "1") if podman else head
+        can_tell = podman or (_WORK_NOTE in exchange.notes and tells_id(exchange.call))
+        if can_tell and query.flag(exchange.call.query, "q"):
+            exchange.summary = PodmansQuietBuild() if podman else QuietBuild(self._quiet_bytes)
+            changed = _with_parameter(changed, "q", "0")
+        return None if changed is head else changed
 
     async def request_json(self, exchange: Exchange, document: Document) -> None:
         """Write down the intent; refuse a start that would make volumes on the way."""
@@ -279,7 +294,7 @@ class Recorder(Interceptor):
         """Write down the images that a line tells of."""
         call = exchange.call
         course = _course(exchange)
-        quiet = call.operation.name == "image_build" and query.flag(call.query, "q")
+        quiet = call.operation.name == _BUILD and exchange.summary is None and query.flag(call.query, "q")
         created = [(kind, familiar(name)) for kind, name in created_by_line(call.operation, document, quiet)]
         if created and len(course.made) < _MOST_LINES:
             self._told(self._ledger.record(course.number, self._lead(exchange, course, created)))
@@ -702,13 +717,14 @@ class Recorder(Interceptor):
         steps = steps_of_line(document)
         if steps and not course.attributes:
             course.attributes = _who(exchange)
-            course.there = {name[7:19] for _, name in course.intent.before if name.startswith("sha256:")}
+            images = (name for _, name in course.intent.before if name.startswith("sha256:"))
+            course.there = {name[7 : 7 + STEP_DIGITS] for name in images}
         for kind, start in steps:
             cached, course.cached = course.cached, kind == "cache"
             if kind == "image":
                 if len(course.told) < _MOST_LINES:
-                    course.told.add(start)
-                if cached or start in (course.there or ()):
+                    course.told.add(start[:STEP_DIGITS])
+                if cached or start[:STEP_DIGITS] in (course.there or ()):
                     continue
             if kind != "cache" and len(course.steps) < _MOST_STEPS:
                 course.steps.append((kind, start))
@@ -766,7 +782,7 @@ class Recorder(Interceptor):
         slack = 0.0 if self._engine.address.startswith("unix:") else _CLOCK_SLACK
         is_new = seen.created >= course.intent.started - slack
         image = seen.image.removeprefix("sha256:")
-        if JOB_ID_LABEL in seen.labels or not is_new or (image and image[:12] not in course.told):
+        if JOB_ID_LABEL in seen.labels or not is_new or (image and image[:STEP_DIGITS] not in course.told):
             return []
         name = container_name(document)
         return [
@@ -906,6 +922,11 @@ def _reference(call: Call) -> str:
     return call.name or call.names.get("id", "")
 
 
+def _with_parameter(head: RequestHead, name: str, value: str) -> RequestHead:
+    path, _, parameters = head.target.partition("?")
+    return head.with_target(f"{path}?{query.replace(parameters, name, value)}")
+
+
 def _who(exchange: Exchange) -> dict[str, str]:
     """Return who asked, as far as it is known, by what request, and where interceptors changed that."""
     peer = exchange.peer
@@ -932,6 +953,7 @@ def make(settings: NoSettings, job: IJob, daemon: IDaemon) -> Recorder:
         daemon.now,
         daemon.image_work,
         owns_pulled=owns_pulled,
+        quiet_bytes=daemon.settings.limits.json_bytes,
     )
 
 

@@ -39,6 +39,7 @@ class _Phase:
     PASS = 2  # its body goes through
     HOLD = 3  # its body is kept until interceptors are done
     DONE = 4  # the answer is whole, its request is not
+    SUM = 5  # its body is read to its end, and summed up
 
 
 #: Most heads are shorter; where one is, nothing is copied but it.
@@ -106,12 +107,12 @@ class EngineSide:
     @property
     def due(self) -> bool:
         """Whether the answer to the exchange is not whole yet."""
-        return self._phase in (_Phase.HEAD, _Phase.PASS, _Phase.HOLD)
+        return self._phase in (_Phase.HEAD, _Phase.PASS, _Phase.HOLD, _Phase.SUM)
 
     @property
     def silent(self) -> bool:
         """Whether the client got nothing of the answer yet, so that we may answer instead."""
-        return self._phase in (_Phase.HEAD, _Phase.HOLD)
+        return self._phase in (_Phase.HEAD, _Phase.HOLD, _Phase.SUM)
 
     def expect(self, method: str) -> None:
         """An exchange's request is on its way: the next bytes are its answer."""
@@ -134,6 +135,8 @@ class EngineSide:
                 self._take_heads(data)
             elif self._phase == _Phase.HOLD and not self._body.done:
                 self._hold(bytes(data))
+            elif self._phase == _Phase.SUM:
+                self._sum_up(data)
             else:
                 raise EngineProtocolError("the engine sent bytes that nobody asked for")
         except (EngineError, RefusedError) as error:
@@ -163,7 +166,7 @@ class EngineSide:
 
     def ended(self) -> None:
         """See `Receiver.ended`."""
-        if isinstance(self._body, UntilCloseBody) and self._phase in (_Phase.PASS, _Phase.HOLD):
+        if isinstance(self._body, UntilCloseBody) and self._phase in (_Phase.PASS, _Phase.HOLD, _Phase.SUM):
             self._body.close()
             try:
                 self._end_body()
@@ -178,6 +181,8 @@ class EngineSide:
             return
         if self._lines is not None:
             self._tell_lines()  # the last one needs no line end
+        if self._phase == _Phase.SUM:
+            self._answer_summary()
         self._done()
 
     def broken(self) -> None:
@@ -247,6 +252,10 @@ class EngineSide:
             self._held, self._payload, self._held_size = [head.raw], [], 0
             self._hold(bytes(data[end:]))
             return
+        if self._lines is not None and exchange is not None and exchange.summary is not None:
+            self._phase = _Phase.SUM
+            self._sum_up(data[end:])
+            return
         self._phase = _Phase.PASS
         self._pass(data, end)
 
@@ -271,6 +280,21 @@ class EngineSide:
         elif self._lines is None:
             self._conversation.divert_answer(self._body)
 
+    def _sum_up(self, data: Bytes) -> None:
+        size = self._body.feed(data, self._payload)
+        self._tell_lines()
+        if self._body.done:
+            self._answer_summary()
+            self._done(len(data) - size)
+
+    def _answer_summary(self) -> None:
+        exchange = self._conversation.exchange
+        if exchange is None or exchange.summary is None or exchange.response is None:
+            return  # the client is gone
+        body = exchange.summary.end()
+        head = exchange.response.without_field("Transfer-Encoding").with_field("Content-Length", str(len(body)))
+        self._conversation.to_client(head.raw + body)
+
     def _tell_lines(self) -> None:
         conversation = self._conversation
         steps, exchange = conversation.steps, conversation.exchange
@@ -285,6 +309,8 @@ class EngineSide:
                 document = Document.parse(line)
             except BadDocumentError:
                 continue  # the promise is "lines that are JSON"; the client has it as it is
+            if exchange.summary is not None:
+                exchange.summary.line(line, document)
             tell(steps.response_line, "response_line", exchange, document)
 
     def _hold(self, data: bytes) -> None:

@@ -105,6 +105,23 @@ class StepTests(SynchronousTestCase):
         self.assertIn("container", self.new())
         self.assert_gone()
 
+    def test_quiet(self) -> None:
+        """Of a quiet build all stages go, of which the engine would not tell; its client gets the ID and no more."""
+        steps = f"RUN true\nFROM {IMAGE}\nENV B={self.mark}\nCOPY --from=0 /bin/busybox /copy\n"
+        answer = self.build(steps, "rm=1&q=1")
+        self.assertEqual(answer, self.beside("image", "inspect", "--format={{.Id}}", answer.strip()) + "\n")
+        self.assert_gone()
+
+    def test_quiet_given_up(self) -> None:
+        """So does what is left of one that is given up, although its client was told nothing."""
+
+        def begin(first: str) -> socket.socket:
+            client = self.begin_build(f"RUN echo {first}\nRUN sleep 600\n", "rm=1&q=1")
+            self.daemon.wait_for(lambda: "sleep 600" in self.beside("ps", "--no-trunc"))
+            return client
+
+        self.assert_given_up(begin)
+
     def test_no_such_file(self) -> None:
         """A step that fails without a container leaves images only, which go."""
         self.build("RUN true\nCOPY none /\n", "rm=1")
