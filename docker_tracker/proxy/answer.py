@@ -269,12 +269,15 @@ class EngineSide:
     # Bodies
 
     def _pass(self, data: Bytes, start: int = 0) -> None:
-        """Pass bytes on as they lie: of a body from ``start`` on, and of a head before it."""
+        """Pass bytes on as they lie: of a body from ``start`` on, and of a head before it.
+
+        Interceptors hear of lines first: a client that is gone keeps nothing from them.
+        """
         size = start + self._body.feed(data[start:] if start else data, self._payload)
-        if size:
-            self._conversation.to_client(data[:size] if size < len(data) else data)
         if self._lines is not None:
             self._tell_lines()
+        if size:
+            self._conversation.to_client(data[:size] if size < len(data) else data)
         if self._body.done:
             self._done(len(data) - size)
         elif self._lines is None:
@@ -299,7 +302,7 @@ class EngineSide:
         conversation = self._conversation
         steps, exchange = conversation.steps, conversation.exchange
         if steps is None or exchange is None:
-            return  # the client turned out to be gone when the bytes were written to it
+            return  # the client is gone
         assert self._lines is not None
         assert self._payload is not None
         data = b"".join(self._payload) + (b"\n" if self._body.done else b"")
@@ -308,7 +311,7 @@ class EngineSide:
             try:
                 document = Document.parse(line)
             except BadDocumentError:
-                continue  # the promise is "lines that are JSON"; the client has it as it is
+                continue  # the promise is "lines that are JSON"; the client gets it as it is
             if exchange.summary is not None:
                 exchange.summary.line(line, document)
             tell(steps.response_line, "response_line", exchange, document)

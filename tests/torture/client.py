@@ -20,6 +20,8 @@ from tests.torture.wire import BROKEN, Connection
 SLEEP: Final = ["sleep", "1000"]
 #: A volume of a stranger, which jobs use.
 OTHERS_VOLUME: Final = "stranger-volume"
+#: Ends the names of images that stand in archives only.
+LOADED: Final = "-loaded:1"
 _WAIT_SECONDS: Final = 20.0
 
 
@@ -152,7 +154,7 @@ def _import(maker: Maker) -> None:
 
 
 def _load(maker: Maker) -> None:
-    name = f"{maker.name()}:1"
+    name = f"{maker.name()}{LOADED}"
     maker.ask("POST", "/images/load", data=saved_image(name))
     maker.made("image", name)
 
