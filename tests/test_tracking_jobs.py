@@ -308,6 +308,7 @@ class JobsTests(SynchronousTestCase):
             (JobRequest(name=".."), 400, "is not a job's name"),
             (JobRequest(name="default"), 409, "there is a job 'default'"),
             (JobRequest(name="a", user="nobody-of-that-name"), 400, "there is no user"),
+            (JobRequest(name="a", group="nobody-of-that-name"), 400, "there is no group"),
             (JobRequest(name="a", container="x"), 400, "there is no container 'x' for the job to be tied to"),
             (JobRequest(name="a", ends=Ends(container="x")), 400, "there is no container 'x'"),
         ):

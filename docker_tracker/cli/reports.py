@@ -31,8 +31,9 @@ def say_report(report: Mapping[str, Any], shape: str = "table", no_trunc: bool =
         for each, line in zip(items, lines, strict=True):
             click.echo(click.style(line, fg=_COLOURS.get(each["outcome"])))
     counts = Counter(each["outcome"] for each in items)
-    told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())) or "nothing was there"
-    click.echo(f"{told} ({report['seconds']:.1f} s)", err=True)
+    told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
+    if told or not report["problem"]:  # without an engine nobody knows that nothing was there
+        click.echo(f"{told or 'nothing was there'} ({report['seconds']:.1f} s)", err=True)
     return say_left(report, listed=True)
 
 

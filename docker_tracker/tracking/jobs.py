@@ -5,6 +5,7 @@ What a job has open (sockets, clients) is its `Door`; who removes what it made i
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import shlex
@@ -210,6 +211,8 @@ class Jobs:
         """See `IJobs.start`."""
         check_name(request.name)
         user = owner if request.user is None else _uid(request.user)
+        if request.group is not None:
+            _check_group(request.group)
         path = self._directory / f"{request.name}.sock"
         if len(os.fsencode(path)) > _LONGEST_PATH:
             raise RefusedError(f"the socket's path {path} is longer than {_LONGEST_PATH} bytes: take a shorter name")
@@ -693,6 +696,14 @@ def _uid(user: str) -> int:
         return int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
     except KeyError:
         raise RefusedError(f"there is no user {user[:80]!r}") from None
+
+
+def _check_group(group: str) -> None:
+    try:
+        if not group.isdigit():
+            grp.getgrnam(group)
+    except KeyError:
+        raise RefusedError(f"there is no group {group[:80]!r}") from None
 
 
 def _clock(seconds: float) -> str:
