@@ -79,9 +79,15 @@ class Peer:
     socket: socket.socket | None = attrs.field(default=None, eq=False, repr=False)
 
     @cached_property
+    def words(self) -> tuple[str, ...]:
+        """The process's command line as it is at the first look, at most 4096 bytes; none if it is gone."""
+        read = self._read("cmdline")
+        return tuple(read.removesuffix("\0").split("\0")) if read else ()
+
+    @cached_property
     def command(self) -> str:
-        """The process's command line as it is at the first look, at most 4096 characters; "" if it is gone."""
-        return self._read("cmdline").replace("\0", " ").strip()
+        """The command line as one text; it can hold secrets (``docker run -e TOKEN=…``)."""
+        return " ".join(self.words).strip()
 
     @cached_property
     def cgroup(self) -> str:

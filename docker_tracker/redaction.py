@@ -1,4 +1,6 @@
-"""What may be written down of a request: its target and the edits of its body, without secrets. Layer: plug-ins' tools.
+"""What may be written down of a request without secrets: its target, the edits of its body, and its client's words.
+
+Layer: plug-ins' tools.
 
 What counts as a secret is taken from the engine's API: environment values, build arguments, commands, credentials,
 data of secrets and configs, keys and tokens of a swarm, options of drivers (a CIFS password, a log server's token).
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 from urllib.parse import quote, unquote_plus
 
@@ -40,6 +42,17 @@ _USER_INFORMATION: Final = re.compile(r"(://|^)[^/?#]*@")
 # buildkit: ``executor/runcexecutor/executor.go``, a Go string; and URLs.
 # Looked for at the start of a word only, or a long word would cost the square of its length.
 _IN_MESSAGES: Final = re.compile(r"""(process ")(?:[^"\\]|\\.)*(?:"|$)|\b\w+://[^\s"'`]+""", re.DOTALL)
+# A word of a command line: ``NAME=value``, also behind an option (``--env=``, ``-e``).
+_ASSIGNMENT: Final = re.compile(
+    r"((?:--[\w-]{1,200}=|-[A-Za-z]{0,20}?e=?)?[A-Za-z_]\w{0,200}=).+", re.ASCII | re.DOTALL
+)
+# The same within a word that is a script; a name begins where no other word or option does.
+_IN_SCRIPTS: Final = re.compile(
+    r"""((?:(?<![\w.-])|(?<=\s-e))[A-Za-z_]\w{0,200}=|--password[\s=])("[^"]*"?|'[^']*'?|[^\s"';|&]+)""", re.ASCII
+)
+_USER_OF_URL: Final = re.compile(r"(://)[^/?#\s@]{1,1000}@")
+_PASSWORD: Final = "--password"
+_SHORT_PASSWORD: Final = "-p"  # of a log-in; elsewhere a port
 _ENVIRONMENT_LINE: Final = re.compile(
     r"^([^\S\n]*(?:ENV|ARG|CMD|ENTRYPOINT|RUN|HEALTHCHECK|ONBUILD)\b).*$", re.I | re.M | re.S
 )
@@ -95,6 +108,31 @@ def redact_url(url: str) -> str:
 def redact_message(message: str) -> str:
     """Return what BuildKit says of a failed build without the command that failed, and without what URLs may hold."""
     return _IN_MESSAGES.sub(lambda found: f'process "{MASK}"' if found[1] else redact_url(found[0]), message)
+
+
+def redact_command(words: Sequence[str]) -> str:
+    """Return a command line as one text, without passwords and without values that are given to names.
+
+    Environment and build arguments look like that (``-e TOKEN=…``, ``env TOKEN=… docker``), and so do some options that
+    are none: more is masked than is secret. In a script (``sh -c …``) what looks like that is masked, too.
+    """
+    shown: list[str] = []
+    login = "login" in words
+    last = ""
+    for word in words:
+        assignment = _ASSIGNMENT.fullmatch(word)
+        if last == _PASSWORD or (login and last == _SHORT_PASSWORD):
+            shown.append(MASK)
+        elif login and word.startswith(_SHORT_PASSWORD) and word != _SHORT_PASSWORD:
+            shown.append(_SHORT_PASSWORD + MASK)
+        elif word.startswith(f"{_PASSWORD}="):
+            shown.append(f"{_PASSWORD}={MASK}")
+        elif assignment:
+            shown.append(assignment[1] + MASK)
+        else:
+            shown.append(_IN_SCRIPTS.sub(rf"\1{MASK}", _USER_OF_URL.sub(rf"\1{MASK}@", word)))
+        last = word
+    return " ".join(shown).strip()
 
 
 def redact_changes(changes: tuple[Change, ...], operation: str) -> Iterator[Change]:

@@ -20,7 +20,7 @@ from docker_tracker.http1.framing import CHUNKED
 from docker_tracker.http1.message import read_request
 from docker_tracker.http1.scanner import body_for
 from docker_tracker.plugins.labels import check_change
-from docker_tracker.redaction import redact_target, redact_url
+from docker_tracker.redaction import redact_command, redact_target, redact_url
 
 _SIZE: Final = 400_000  # what is quadratic takes hours for this, what is linear some hundredths of a second
 _PATIENCE: Final = 120  # seconds for all: how a failure shows, not a measurement
@@ -54,6 +54,10 @@ HOSTILE: Final[dict[str, tuple[Callable[[str], object], str]]] = {
     "parameters to redact": (redact_target, "/x?" + "a&;" * _SIZE),
     "brackets to redact": (redact_target, "/x?buildargs=" + "[" * _SIZE),
     "digits to redact": (redact_target, "/x?buildargs=[" + "1" * _SIZE),
+    "a name to redact": (lambda text: redact_command([text]), "-e" * _SIZE),
+    "names to redact": (lambda text: redact_command([text]), "a= " * _SIZE),
+    "quotes to redact": (lambda text: redact_command([text]), " a='" * _SIZE),
+    "users of a word to redact": (lambda text: redact_command([text]), "://a" * _SIZE),
     "questions to redact": (redact_url, "?" * _SIZE),
     "parameters": (lambda text: query.replace(text, "x", "y"), "a=b&" * _SIZE),
     "broken escapes": (lambda text: query.get_all(text, "x"), "%" * _SIZE),

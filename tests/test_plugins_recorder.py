@@ -164,13 +164,13 @@ class CreateTests(RecorderCase):
 
     def test_who_asked(self) -> None:
         """Whatever is known of the peer is written down, with the request and what was changed in it."""
-        self.patch(Peer, "_read", lambda peer, name: {1: f"{name}\0-x", None: ""}[peer.pid])
+        self.patch(Peer, "_read", lambda peer, name: {1: f"{name}\0-e\0A=b", None: ""}[peer.pid])
         changes = (Change(("Labels", "a"), MISSING, "b"), Change(("Labels", "c"), "secret", MISSING))
         for peer, wanted in (
             (Peer(address="10.0.0.1:7", certificate="ci"), {"peer": "10.0.0.1:7", "certificate": "ci"}),
             (
                 Peer(pid=1, uid=0, gid=0),
-                {"uid": "0", "gid": "0", "pid": "1", "command": "cmdline -x", "cgroup": "cgroup\0-x"},
+                {"uid": "0", "gid": "0", "pid": "1", "command": "cmdline -e A=***", "cgroup": "cgroup\0-e\0A=b"},
             ),
             (Peer(), {}),
         ):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from docker_tracker.engine.document import MISSING, Change, Number
-from docker_tracker.redaction import redact_changes, redact_message, redact_target, redact_url
+from docker_tracker.redaction import redact_changes, redact_command, redact_message, redact_target, redact_url
 
 SECRET = "hunter2"
 
@@ -71,6 +71,49 @@ class TargetTests(SynchronousTestCase):
         """A URL keeps its host and path."""
         self.assertEqual(redact_url("git://a:b@c@host/x"), "git://***@host/x")
         self.assertEqual(redact_url("-"), "-")
+
+
+class CommandTests(SynchronousTestCase):
+    """`redact_command`."""
+
+    def test_masked(self) -> None:
+        """Values that are given to names, in whatever way, passwords, and users of URLs; in scripts, too."""
+        for words, expected in (
+            (("docker", "run", "-e", "A=hunter2 and", "b"), "docker run -e A=*** b"),
+            (("docker", "run", "-ite", "A=hunter2\nhunter2", "b"), "docker run -ite A=*** b"),
+            (
+                ("docker", "run", "-eA=hunter2", "-e=B=hunter2", "--env=c=hunter2"),
+                "docker run -eA=*** -e=B=*** --env=c=***",
+            ),
+            (("docker", "build", "--build-arg", "A=hunter2", "."), "docker build --build-arg A=*** ."),
+            (("env", "A=hunter2", "docker", "ps"), "env A=*** docker ps"),
+            (("docker", "login", "-u", "me", "-p", "hunter2"), "docker login -u me -p ***"),
+            (("docker", "login", "-phunter2"), "docker login -p***"),
+            (
+                ("docker", "login", "--password=hunter2", "--password", "hunter2"),
+                "docker login --password=*** --password ***",
+            ),
+            (
+                ("sh", "-c", "x; A='hunter2 a' docker run -e B=hunter2 --env c=hunter2; x"),
+                "sh -c x; A=*** docker run -e B=*** --env c=***; x",
+            ),
+            (("sh", "-c", 'docker run -eA=hunter2 --env=B="hunter2'), "sh -c docker run -eA=*** --env=B=***"),
+            (("sh", "-c", "docker login --password hunter2|cat"), "sh -c docker login --password ***|cat"),
+            (("docker", "build", "https://me:hunter2@host/a"), "docker build https://***@host/a"),
+        ):
+            with self.subTest(expected):
+                self.assertEqual(redact_command(words), expected)
+
+    def test_untouched(self) -> None:
+        """All else stays."""
+        for text in (
+            "docker run -p 80:80 --name=a --rm -v /a:/b a@sha256:0 sh -c true",
+            "docker --host=unix:///a.sock ps --format={{.ID}}",
+            "docker run -e A -e= --env B= b",
+            "",
+        ):
+            self.assertEqual(redact_command(text.split(" ")), text)
+        self.assertEqual(redact_command(()), "")
 
 
 class MessageTests(SynchronousTestCase):

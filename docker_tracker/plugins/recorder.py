@@ -57,6 +57,7 @@ from docker_tracker.image_work import ImageWork, ImageWorks
 from docker_tracker.interceptor import Interceptor, NoSettings, Plugin
 from docker_tracker.interfaces import IDaemon, IEngine, IJob, ILedger
 from docker_tracker.records import ALL_IMAGES, PULL, Intent, Reference, Relation, Resource, State
+from docker_tracker.redaction import redact_command
 
 _NOTE: Final = "recorder"
 _BUILDS_NOTE: Final = "recorder's builds"
@@ -930,7 +931,13 @@ def _with_parameter(head: RequestHead, name: str, value: str) -> RequestHead:
 def _who(exchange: Exchange) -> dict[str, str]:
     """Return who asked, as far as it is known, by what request, and where interceptors changed that."""
     peer = exchange.peer
-    found = {"uid": peer.uid, "gid": peer.gid, "pid": peer.pid, "command": peer.command, "cgroup": peer.cgroup}
+    found = {
+        "uid": peer.uid,
+        "gid": peer.gid,
+        "pid": peer.pid,
+        "command": redact_command(peer.words),
+        "cgroup": peer.cgroup,
+    }
     found |= {"peer": peer.address, "certificate": peer.certificate}
     found["request"] = f"{exchange.received.method} {exchange.call.path}"
     changes = (".".join(map(str, change.path)) for edit in exchange.edits for change in edit.changes)
