@@ -39,12 +39,12 @@ def choose(settings: Settings) -> list[Chosen]:
     for name in (*settings.interceptors, *settings.interceptor_sections):
         if name not in found:
             raise ConfigurationError("interceptors", _missing(name, found))
-    chosen = []
-    for name in settings.interceptors:
-        plugin = found[name]
-        table = settings.interceptor_sections.get(name, {})
-        chosen.append(Chosen(plugin, section(plugin.settings, table, f"interceptor.{name}")))
-    return chosen
+    tables = {name: settings.interceptor_sections.get(name, {}) for name in settings.interceptors}
+    tables |= settings.interceptor_sections  # of those that are off as well: what is wrong there is wrong
+    read: dict[str, Any] = {
+        name: section(found[name].settings, table, f"interceptor.{name}") for name, table in tables.items()
+    }
+    return [Chosen(found[name], read[name]) for name in settings.interceptors]
 
 
 def make(chosen: Chosen, job: IJob, daemon: IDaemon) -> IInterceptor:

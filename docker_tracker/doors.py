@@ -6,8 +6,10 @@ Layer: below the daemon, which has the settings and starts all this.
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import ssl
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -169,6 +171,14 @@ class Binder:
                 missing.chmod(0o755)  # the umask is 0077 in twistd's background (twisted.scripts._twistd_unix)
         except OSError as error:
             raise ConfigurationError(where, f"cannot make {directory}: {error.strerror}") from error
+        for each in {directory, directory.parent}.intersection(self._made):
+            mode = each.stat().st_mode
+            if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+                raise ConfigurationError(
+                    where,
+                    f"everyone can write to {each}, and put another socket in the place of ours; "
+                    f"run: chmod o-w {shlex.quote(str(each))}",
+                )
 
 
 def _inode(path: Path) -> int | None:

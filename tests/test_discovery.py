@@ -164,3 +164,10 @@ class DiscoveryTests(SynchronousTestCase):
         error = self.assertRaises(ConfigurationError, choose, self.settings("audit", audit="nonsense = 1"))
         self.assertIn("audit", str(error))
         self.assertIn("nonsense", str(error))
+
+    def test_settings_of_one_that_is_off(self) -> None:
+        """So is that of an interceptor that is there and not named: it is wrong, although it has no effect."""
+        error = self.assertRaises(ConfigurationError, choose, self.settings("labels", audit="nonsense = 1"))
+        self.assertIn("interceptor.audit", str(error))
+        self.assertIn("nonsense", str(error))
+        self.assertEqual(self.names(self.settings("labels", audit="")), ["labels"])

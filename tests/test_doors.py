@@ -96,6 +96,18 @@ class JobTests(DoorsCase):
         modes = [stat.S_IMODE(each.stat().st_mode) for each in (self.directory, self.jobs.parent, self.jobs)]
         self.assertEqual(modes, [0o700, 0o755, 0o755])
 
+    def test_open_to_everyone(self) -> None:
+        """One in which everyone could replace a socket is refused; one with the sticky bit is taken."""
+        for directory in (self.jobs, self.jobs.parent):
+            self.jobs.mkdir(parents=True, exist_ok=True)
+            directory.chmod(0o777)
+            error = self.assertRaises(ConfigurationError, self.doors.open, self.job())
+            self.assertIn(f"everyone can write to {directory}, and", str(error))
+            self.assertIn(f"run: chmod o-w {directory}", str(error))
+            self.assertEqual(os.listdir(self.jobs), [])
+            directory.chmod(0o1777)
+        self.open(self.job())
+
     def test_busy(self) -> None:
         """A client that came and went is noticed once."""
         job = self.job()
