@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import quote, unquote_plus
 
@@ -110,7 +111,8 @@ def redact_message(message: str) -> str:
     return _IN_MESSAGES.sub(lambda found: f'process "{MASK}"' if found[1] else redact_url(found[0]), message)
 
 
-def redact_command(words: Sequence[str]) -> str:
+@lru_cache(maxsize=64)  # a client has the same words for each of its requests
+def redact_command(words: tuple[str, ...]) -> str:
     """Return a command line as one text, without passwords and without values that are given to names.
 
     Environment and build arguments look like that (``-e TOKEN=…``, ``env TOKEN=… docker``), and so do some options that

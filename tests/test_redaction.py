@@ -112,7 +112,7 @@ class CommandTests(SynchronousTestCase):
             "docker run -e A -e= --env B= b",
             "",
         ):
-            self.assertEqual(redact_command(text.split(" ")), text)
+            self.assertEqual(redact_command(tuple(text.split(" "))), text)
         self.assertEqual(redact_command(()), "")
 
 
