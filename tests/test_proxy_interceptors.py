@@ -449,6 +449,7 @@ class FailureTests(SynchronousTestCase):
         wires.engine.sends(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
         wires.engine.sends(b'{"a":1}\n')
         self.assertTrue(wires.client.closed)
+        self.assertEqual(wires.client.received, b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
         self.flushLoggedErrors(RuntimeError)
         recording = Recording(does={"< x": raising(RuntimeError("oops"))})
         wires = Wires(Named("one", recording))
@@ -457,6 +458,17 @@ class FailureTests(SynchronousTestCase):
         wires.engine.sends(b"x")
         wires.turn()
         self.assertTrue(wires.client.closed)
+        self.assertTrue(wires.engine.closed)
+        self.flushLoggedErrors(RuntimeError)
+
+    def test_guard_fails_at_lines_with_the_head(self) -> None:
+        """Its failure is told, as the client got nothing yet."""
+        recording = Recording(does={'line {"a":1}': raising(RuntimeError("oops"))})
+        wires = Wires(Named("one", recording))
+        wires.client.sends(b"POST /build HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        wires.engine.sends(b'HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n{"a":1}\n')
+        self.refused(wires, 500, b"interceptor one failed")
+        self.assertEqual(recording.outcomes, [Outcome.REFUSED])
         self.assertTrue(wires.engine.closed)
         self.flushLoggedErrors(RuntimeError)
 

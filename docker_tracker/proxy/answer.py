@@ -256,7 +256,6 @@ class EngineSide:
             self._phase = _Phase.SUM
             self._sum_up(data[end:])
             return
-        self._phase = _Phase.PASS
         self._pass(data, end)
 
     def _watch_body(self, head: ResponseHead) -> None:
@@ -276,6 +275,7 @@ class EngineSide:
         size = start + self._body.feed(data[start:] if start else data, self._payload)
         if self._lines is not None:
             self._tell_lines()
+        self._phase = _Phase.PASS  # only now: until then the client can be told of a failure
         if size:
             self._conversation.to_client(data[:size] if size < len(data) else data)
         if self._body.done:
