@@ -89,7 +89,7 @@ class IInterceptor(Interface):
         """
 
     def response_line(exchange: Exchange, document: Document) -> None:
-        """One line of a JSON stream (build, pull, events) went by; a copy, the client may have it already. Told.
+        """One line of a JSON stream (build, pull, events) is in; a copy. Most reach the client after this. Told.
 
         Lines longer than ``limits.line-bytes``, and lines that are no JSON, are passed by.
         """

@@ -37,23 +37,16 @@ _BUILDS: Final = "grpc"
 _PLAIN_OPTIONS: Final = re.compile(r"label:|(?:cgroup-parent|target|platform|name|push|no-cache|filename)$")
 _OPTIONS: Final = "attributes"
 _URLS: Final = frozenset(("remote", "fromSrc"))
-_SECRET_PARAMETER: Final = re.compile(r"auth(?!or)|passw|secret|token|credential|api_?key", re.IGNORECASE)
+_SECRET_PARAMETER: Final = re.compile(r"auth(?!or)|pass(?:w|phrase|$)|secret|token|cred|api[_-]?key", re.IGNORECASE)
 _NAMED_VALUE: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_.]{0,200})=", re.ASCII)
 _USER_INFORMATION: Final = re.compile(r"(://|^)[^/?#]*@")
 # buildkit: ``executor/runcexecutor/executor.go``, a Go string; and URLs.
 # Looked for at the start of a word only, or a long word would cost the square of its length.
 _IN_MESSAGES: Final = re.compile(r"""(process ")(?:[^"\\]|\\.)*(?:"|$)|\b\w+://[^\s"'`]+""", re.DOTALL)
-# A word of a command line: ``NAME=value``, also behind an option (``--env=``, ``-e``).
-_ASSIGNMENT: Final = re.compile(
-    r"((?:--[\w-]{1,200}=|-[A-Za-z]{0,20}?e=?)?[A-Za-z_]\w{0,200}=).+", re.ASCII | re.DOTALL
-)
-# The same within a word that is a script; a name begins where no other word or option does.
-_IN_SCRIPTS: Final = re.compile(
-    r"""((?:(?<![\w.-])|(?<=\s-e))[A-Za-z_]\w{0,200}=|--password[\s=])("[^"]*"?|'[^']*'?|[^\s"';|&]+)""", re.ASCII
-)
-_USER_OF_URL: Final = re.compile(r"(://)[^/?#\s@]{1,1000}@")
-_PASSWORD: Final = "--password"
-_SHORT_PASSWORD: Final = "-p"  # of a log-in; elsewhere a port
+_USER_OF_URL: Final = re.compile(r"(://)[^/?#]{1,1000}@")
+_HEADER: Final = re.compile(r"((?:authorization|x-registry-(?:auth|config)):).+", re.IGNORECASE)
+_TEXT: Final = re.compile(r"[\s\"']")  # in a word of a command line: a script, or JSON
+_PASSWORD: Final = "-p"  # of a log-in; elsewhere a port
 _ENVIRONMENT_LINE: Final = re.compile(
     r"^([^\S\n]*(?:ENV|ARG|CMD|ENTRYPOINT|RUN|HEALTHCHECK|ONBUILD)\b).*$", re.I | re.M | re.S
 )
@@ -113,28 +106,40 @@ def redact_message(message: str) -> str:
 
 @lru_cache(maxsize=64)  # a client has the same words for each of its requests
 def redact_command(words: tuple[str, ...]) -> str:
-    """Return a command line as one text, without passwords and without values that are given to names.
+    """Return a command line as one text, with what can be secret in it masked, and some that is not.
 
-    Environment and build arguments look like that (``-e TOKEN=…``, ``env TOKEN=… docker``), and so do some options that
-    are none: more is masked than is secret. In a script (``sh -c …``) what looks like that is masked, too.
+    That are all values that are given to names (``-e TOKEN=…``, ``--build-arg=TOKEN=…``, ``env TOKEN=…``), what follows
+    options whose names sound like it, scripts, JSON, and users of URLs. A secret that nothing tells from other words
+    (``mysql -pSECRET``) stays.
     """
     shown: list[str] = []
     login = "login" in words
-    last = ""
+    is_value = False
     for word in words:
-        assignment = _ASSIGNMENT.fullmatch(word)
-        if last == _PASSWORD or (login and last == _SHORT_PASSWORD):
+        if is_value:
             shown.append(MASK)
-        elif login and word.startswith(_SHORT_PASSWORD) and word != _SHORT_PASSWORD:
-            shown.append(_SHORT_PASSWORD + MASK)
-        elif word.startswith(f"{_PASSWORD}="):
-            shown.append(f"{_PASSWORD}={MASK}")
-        elif assignment:
-            shown.append(assignment[1] + MASK)
+        elif login and word.startswith(_PASSWORD):
+            shown.append(word if word == _PASSWORD else _PASSWORD + MASK)
         else:
-            shown.append(_IN_SCRIPTS.sub(rf"\1{MASK}", _USER_OF_URL.sub(rf"\1{MASK}@", word)))
-        last = word
+            shown.append(_redact_word(word))
+        is_secret = word.startswith("-") and _SECRET_PARAMETER.search(word) and not word.endswith("-stdin")
+        is_value = not is_value and "=" not in word and (bool(is_secret) or (login and word == _PASSWORD))
     return " ".join(shown).strip()
+
+
+def _redact_word(word: str) -> str:
+    option, equals, value = word.partition("=")
+    if equals and option.startswith("--") and not _SECRET_PARAMETER.search(option):
+        return f"{option}={_redact_value(value)}"
+    return _redact_value(word)
+
+
+def _redact_value(word: str) -> str:
+    name, equals, value = word.partition("=")
+    if _TEXT.search(name):
+        return MASK
+    name = _HEADER.sub(rf"\1{MASK}", _USER_OF_URL.sub(rf"\1{MASK}@", name))
+    return name + equals + (MASK if value else "")
 
 
 def redact_changes(changes: tuple[Change, ...], operation: str) -> Iterator[Change]:

@@ -290,9 +290,9 @@ class TellTests(LifeCase):
         name = self.name("made")
         script = self.daemon.directory / "ask.py"
         script.write_text(ASK)
-        line = [sys.executable, str(script), job["socket"], "POST", f"/v1.40/containers/create?name={name}", body]
+        line = [sys.executable, str(script), job["socket"], "POST", f"/v1.40/containers/create?name={name}"]
         before = time.time()
-        client = subprocess.Popen([*line, "-e", "TOKEN=hunter2"], stdout=subprocess.PIPE, text=True)
+        client = subprocess.Popen([*line, body, "-e", "TOKEN=hunter2"], stdout=subprocess.PIPE, text=True)
         lines = Path(f"/proc/{client.pid}/cgroup").read_text().splitlines()
         cgroup = ([path for line in lines if (path := line.split(":", 2)[2]) != "/"] or ["/"])[-1]
         output, _ = client.communicate(timeout=60)
@@ -308,7 +308,7 @@ class TellTests(LifeCase):
                     "pid": str(client.pid),
                     "uid": str(os.geteuid()),
                     "gid": str(os.getegid()),
-                    "command": " ".join([*line, "-e", "TOKEN=***"]).replace(f"?name={name}", "?name=***"),
+                    "command": " ".join([*line, "***", "-e", "TOKEN=***"]).replace(f"?name={name}", "?name=***"),
                     "cgroup": cgroup,
                     "listener": f"unix://{job['socket']}",
                     "request": "POST /containers/create",
